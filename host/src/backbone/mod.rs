@@ -1,0 +1,1 @@
+//! Frozen pretrained backbones with hooks at every adaptable layer.

@@ -1,0 +1,1 @@
+//! Datasets, the scene generator and the loader.

@@ -1,0 +1,1 @@
+//! Between images and latents.

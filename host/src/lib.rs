@@ -1,0 +1,17 @@
+//! The host: owns the frozen pretrained backbone and the training loop, and composes plugins into one run.
+
+pub mod backbone;
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod diffusion;
+pub mod encode;
+pub mod error;
+pub mod ops;
+pub mod plugin;
+pub mod random;
+pub mod report;
+pub mod sample;
+pub mod train;
+
+pub use error::{Error, Result};
