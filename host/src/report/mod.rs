@@ -4,6 +4,7 @@
 pub mod environment;
 mod error;
 pub mod metrics;
+pub mod plot;
 pub mod profile;
 pub mod progress;
 pub mod tensorboard;
