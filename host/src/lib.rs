@@ -7,6 +7,7 @@ pub mod data;
 pub mod diffusion;
 pub mod encode;
 pub mod error;
+pub mod fs;
 pub mod ops;
 pub mod plugin;
 pub mod random;

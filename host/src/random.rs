@@ -1,5 +1,7 @@
 //! Seeded random streams: every use of chance in a run has a name, and its state can be saved, so a resumed run draws what the uninterrupted one would have drawn.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Shape, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -74,21 +76,75 @@ impl Stream {
     }
 
     /// A tensor of standard normal draws, f32.
-    pub fn normal(&mut self, shape: impl Into<Shape>, device: &Device) -> candle_core::Result<Tensor> {
+    pub fn normal(
+        &mut self,
+        shape: impl Into<Shape>,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
         let shape = shape.into();
         Tensor::from_vec(self.normals(shape.elem_count()), shape, device)
     }
 
     /// A tensor of draws uniform in `0..1`, f32.
-    pub fn uniform(&mut self, shape: impl Into<Shape>, device: &Device) -> candle_core::Result<Tensor> {
+    pub fn uniform(
+        &mut self,
+        shape: impl Into<Shape>,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
         let shape = shape.into();
         Tensor::from_vec(self.uniforms(shape.elem_count()), shape, device)
     }
 
     /// A tensor of integers uniform in `0..bound`, u32.
-    pub fn integers(&mut self, bound: usize, count: usize, device: &Device) -> candle_core::Result<Tensor> {
+    pub fn integers(
+        &mut self,
+        bound: usize,
+        count: usize,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
         let draws: Vec<u32> = (0..count).map(|_| self.below(bound) as u32).collect();
         Tensor::new(draws, device)?.to_dtype(DType::U32)
+    }
+}
+
+/// All streams of a run: made when first used, saved together.
+#[derive(Clone, Debug)]
+pub struct Streams {
+    seed: u64,
+    streams: BTreeMap<String, Stream>,
+}
+
+impl Streams {
+    /// The streams of a run with this seed, none used yet.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            streams: BTreeMap::new(),
+        }
+    }
+
+    /// The stream of this label, where it stands.
+    pub fn get(&mut self, label: &str) -> &mut Stream {
+        self.streams
+            .entry(label.to_owned())
+            .or_insert_with(|| Stream::new(self.seed, label))
+    }
+
+    /// Where every used stream stands.
+    pub fn state(&self) -> BTreeMap<String, StreamState> {
+        self.streams
+            .iter()
+            .map(|(label, stream)| (label.clone(), stream.state()))
+            .collect()
+    }
+
+    /// Continues saved streams; one that was not saved starts from the seed.
+    pub fn restore(seed: u64, states: &BTreeMap<String, StreamState>) -> Self {
+        let streams = states
+            .iter()
+            .map(|(label, state)| (label.clone(), Stream::restore(state)))
+            .collect();
+        Self { seed, streams }
     }
 }
 

@@ -1,0 +1,107 @@
+//! What can go wrong while training.
+
+use std::path::PathBuf;
+
+/// A training run that cannot start, go on, or be resumed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Two parts of the run want a parameter of the same name.
+    #[error("a parameter named `{name}` exists already; give the plugin another name with `as`")]
+    ParameterTaken {
+        /// The name both want.
+        name: String,
+    },
+    /// A checkpoint holds a parameter of another shape than the run creates.
+    #[error("the checkpoint's `{name}` has shape {saved:?}, but this run creates it with shape {expected:?}; resume with the settings of the first run")]
+    SavedShape {
+        /// The parameter.
+        name: String,
+        /// The shape in the checkpoint.
+        saved: Vec<usize>,
+        /// The shape the run creates.
+        expected: Vec<usize>,
+    },
+    /// A checkpoint holds parameters that nothing in the run creates.
+    #[error("the checkpoint holds {count} parameters that this run does not create, `{first}` among them; resume with the plugins and settings of the first run")]
+    Unclaimed {
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: String,
+    },
+    /// A file of the run folder cannot be read.
+    #[error("cannot read `{}`: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A file of the run folder cannot be written.
+    #[error("cannot write `{}`: {reason}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The run folder exists.
+    #[error("the run folder `{}` exists already; continue it with --resume, replace it with --overwrite, or choose another with --out", path.display())]
+    FolderExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// `--resume` of a folder that holds no run.
+    #[error("nothing to resume in `{}`: it holds no checkpoint; start the run without --resume", path.display())]
+    NothingToResume {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// `--resume` with settings that would make another run of it.
+    #[error("cannot resume `{}` with other settings: {differences}; use the settings of the first run, or start a new one with --out", path.display())]
+    SettingsDiffer {
+        /// The run folder.
+        path: PathBuf,
+        /// What differs, in words.
+        differences: String,
+    },
+    /// Training has left the numbers.
+    #[error("the loss of step {step} is {loss}: stopped; the last good step is saved in `{}`; lower the learning rate (train.lr) or clip gradients (train.clip)", checkpoint.display())]
+    NonFinite {
+        /// The step that failed, counted from 0.
+        step: usize,
+        /// The loss: NaN or infinite.
+        loss: f64,
+        /// The checkpoint of the last good step.
+        checkpoint: PathBuf,
+    },
+    /// Nothing trains.
+    #[error("nothing to train: no plugin brings parameters and `train.trainable` selects none; set it to \"all\", \"bias\", \"diffit\" or a list of globs over parameter names (see `host model inspect`)")]
+    NothingTrains,
+    /// A selection that matches no parameter.
+    #[error("`{pattern}` in the trainable selection matches no parameter of the backbone{near}")]
+    NoSuchParameter {
+        /// The glob.
+        pattern: String,
+        /// Near names, as a phrase, or nothing.
+        near: String,
+    },
+    /// The backbone and the data do not fit.
+    #[error("{what}: the backbone takes {expected}, the data has {found}; {way_out}")]
+    Mismatch {
+        /// What does not fit.
+        what: &'static str,
+        /// The backbone's side.
+        expected: String,
+        /// The data's side.
+        found: String,
+        /// What to do.
+        way_out: &'static str,
+    },
+    /// The disk refused.
+    #[error(transparent)]
+    Disk(#[from] crate::fs::Error),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

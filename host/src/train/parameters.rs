@@ -1,0 +1,167 @@
+//! The parameters that train: stand-ins for backbone tensors, and what plugins create. The frozen originals are elsewhere and never change.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Tensor, Var};
+
+use crate::backbone::Overlay;
+
+use super::Error;
+
+/// Who brought a parameter into the run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// It stands in for the backbone tensor of the same name.
+    Backbone,
+    /// A plugin created it; the string is the plugin's name in this run.
+    Plugin(String),
+}
+
+/// One trainable tensor.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Unique in the run: the backbone's own key, or `plugin-name/parameter-name`.
+    pub name: String,
+    /// Who brought it.
+    pub owner: Owner,
+    /// The value, f32, updated in place.
+    pub var: Var,
+}
+
+/// All trainable parameters of a run, in the order in which they were created.
+#[derive(Debug, Default)]
+pub struct Parameters {
+    list: Vec<Parameter>,
+    /// Values read from a checkpoint that wait for their parameter to be created.
+    saved: BTreeMap<String, Tensor>,
+}
+
+impl Parameters {
+    /// No parameters yet; `saved` holds the values they take when they are created (from a checkpoint), by name.
+    pub fn new(saved: BTreeMap<String, Tensor>) -> Self {
+        Self { list: Vec::new(), saved }
+    }
+
+    /// Adds a parameter that starts at `value`, or at its saved value.
+    ///
+    /// # Errors
+    /// A name that is taken, or a saved value of another shape.
+    pub fn add(&mut self, name: String, owner: Owner, value: &Tensor) -> Result<Var, Error> {
+        if self.list.iter().any(|parameter| parameter.name == name) {
+            return Err(Error::ParameterTaken { name });
+        }
+        let value = match self.saved.remove(&name) {
+            Some(saved) if saved.dims() != value.dims() => {
+                return Err(Error::SavedShape { name, saved: saved.dims().to_vec(), expected: value.dims().to_vec() });
+            }
+            Some(saved) => saved,
+            None => value.clone(),
+        };
+        // `copy` keeps the frozen original's storage out of the optimizer's reach.
+        let var = Var::from_tensor(&value.to_dtype(DType::F32)?.copy()?)?;
+        self.list.push(Parameter { name, owner, var: var.clone() });
+        Ok(var)
+    }
+
+    /// Every parameter, in the order of creation.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Parameter> {
+        self.list.iter()
+    }
+
+    /// How many scalars train.
+    pub fn count(&self) -> usize {
+        self.list.iter().map(|parameter| parameter.var.elem_count()).sum()
+    }
+
+    /// Is there nothing to train?
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The parameters that stand in for backbone tensors, by backbone name.
+    pub fn overlay(&self) -> Overlay {
+        self.list
+            .iter()
+            .filter(|parameter| parameter.owner == Owner::Backbone)
+            .map(|parameter| (parameter.name.clone(), parameter.var.as_tensor().clone()))
+            .collect()
+    }
+
+    /// The values by name, detached; they share storage with the parameters.
+    pub fn values(&self) -> BTreeMap<String, Tensor> {
+        self.list.iter().map(|parameter| (parameter.name.clone(), parameter.var.as_detached_tensor())).collect()
+    }
+
+    /// Names in the checkpoint that no one has created.
+    pub fn unclaimed(&self) -> impl Iterator<Item = &str> {
+        self.saved.keys().map(String::as_str)
+    }
+}
+
+/// An exponential moving average of the parameters: `average = decay * average + (1 - decay) * value` after every step.
+#[derive(Debug)]
+pub struct Ema {
+    decay: f64,
+    averages: BTreeMap<String, Tensor>,
+}
+
+impl Ema {
+    /// Starts at the parameters' values, or where `saved` left off.
+    pub fn new(decay: f64, parameters: &Parameters, mut saved: BTreeMap<String, Tensor>) -> Result<Self, Error> {
+        let mut averages = BTreeMap::new();
+        for parameter in parameters.iter() {
+            let value = match saved.remove(&parameter.name) {
+                Some(saved) => saved,
+                None => parameter.var.as_detached_tensor().copy()?,
+            };
+            averages.insert(parameter.name.clone(), value);
+        }
+        Ok(Self { decay, averages })
+    }
+
+    /// Follows the parameters by one step.
+    pub fn update(&mut self, parameters: &Parameters) -> Result<(), Error> {
+        for parameter in parameters.iter() {
+            if let Some(average) = self.averages.get_mut(&parameter.name) {
+                let value = parameter.var.as_detached_tensor();
+                *average = (average.affine(self.decay, 0.0)? + value.affine(1.0 - self.decay, 0.0)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The averages by parameter name.
+    pub fn values(&self) -> &BTreeMap<String, Tensor> {
+        &self.averages
+    }
+}
+
+/// Puts other values into the parameters for as long as it lives, for sampling with averaged weights; plugins that hold a parameter see them too.
+pub struct Swapped<'a> {
+    parameters: &'a Parameters,
+    originals: BTreeMap<String, Tensor>,
+}
+
+impl<'a> Swapped<'a> {
+    /// Copies `values` into the parameters of the same names.
+    pub fn new(parameters: &'a Parameters, values: &BTreeMap<String, Tensor>) -> Result<Self, Error> {
+        let mut originals = BTreeMap::new();
+        for parameter in parameters.iter() {
+            if let Some(value) = values.get(&parameter.name) {
+                originals.insert(parameter.name.clone(), parameter.var.as_detached_tensor().copy()?);
+                parameter.var.set(value)?;
+            }
+        }
+        Ok(Self { parameters, originals })
+    }
+
+    /// Puts the trained values back.
+    pub fn restore(self) -> Result<(), Error> {
+        for parameter in self.parameters.iter() {
+            if let Some(original) = self.originals.get(&parameter.name) {
+                parameter.var.set(original)?;
+            }
+        }
+        Ok(())
+    }
+}
