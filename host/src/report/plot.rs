@@ -1,0 +1,362 @@
+//! Line plots of a run's numbers as small SVGs: the raw values faint, their smoothed course on top, readable on light
+//! and dark pages alike, with the viewer's own fonts.
+
+mod axis;
+
+use plotters::prelude::*;
+
+use self::axis::Axis;
+use super::{Error, StepMetrics};
+
+/// More points than this across a plot cannot be seen; longer runs are thinned to their extremes.
+const MAX_COLUMNS: usize = 480;
+/// The smoothed line's window, as a part of the run.
+const SMOOTHING: f64 = 0.03;
+
+/// The colours on a light page. [`STYLE`] swaps each for its dark twin, which is why no two may be equal.
+const INK: RGBColor = RGBColor(0x1f, 0x29, 0x37);
+const MUTED: RGBColor = RGBColor(0x6b, 0x72, 0x80);
+const GRID: RGBColor = RGBColor(0xe5, 0xe7, 0xeb);
+const RAW: RGBColor = RGBColor(0xb9, 0xcd, 0xf6);
+const LINE: RGBColor = RGBColor(0x25, 0x63, 0xeb);
+
+/// The style sheet that makes a plot follow the page's colours; an HTML page needs it once.
+pub const STYLE: &str = "@media (prefers-color-scheme: dark) {\
+.plot [fill=\"#1F2937\"] { fill: #e7e9ee } .plot [fill=\"#6B7280\"] { fill: #9aa3b2 }\
+.plot [stroke=\"#E5E7EB\"] { stroke: #2c313c } .plot [stroke=\"#6B7280\"] { stroke: #596273 }\
+.plot [stroke=\"#B9CDF6\"] { stroke: #3a5288 } .plot [stroke=\"#2563EB\"] { stroke: #7fa9ff }\
+.plot [fill=\"#2563EB\"] { fill: #7fa9ff } }";
+
+/// One quantity over the steps of a run.
+#[derive(Debug, Clone)]
+pub struct Plot<'a> {
+    /// What is plotted, as in "Loss".
+    pub title: &'a str,
+    /// Unit of the values, empty if they have none.
+    pub unit: &'a str,
+    /// (step, value) in order of steps; values that are not finite leave a gap.
+    pub points: Vec<(u64, f64)>,
+    /// Whether the values are noisy, so that a smoothed line is drawn over them.
+    pub noisy: bool,
+    /// Width and height in CSS pixels.
+    pub size: (u32, u32),
+}
+
+/// The values of one metric over the steps that have it.
+pub fn series(steps: &[StepMetrics], name: &str) -> Vec<(u64, f64)> {
+    let value = |step: &StepMetrics| {
+        step.values()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
+    };
+    steps
+        .iter()
+        .filter_map(|step| Some((step.step, value(step)?)))
+        .collect()
+}
+
+impl Plot<'_> {
+    /// Draws the plot as an `<svg>` element to be put into a page that has [`STYLE`].
+    ///
+    /// # Errors
+    /// The drawing library's own, none of which a valid plot is known to cause.
+    pub fn svg(&self) -> Result<String, Error> {
+        let mut svg = String::new();
+        self.draw(&mut svg).map_err(|e| Error::Plot {
+            title: self.title.to_owned(),
+            reason: e.to_string(),
+        })?;
+        Ok(self.make_scalable(&svg))
+    }
+
+    /// Draws the plot as a file of its own, for documents that show it as an image.
+    ///
+    /// # Errors
+    /// As [`Self::svg`].
+    pub fn svg_file(&self) -> Result<String, Error> {
+        let svg = self.svg()?;
+        Ok(svg.replacen("</title>", &format!("</title><style>{STYLE}</style>"), 1))
+    }
+
+    fn draw(&self, svg: &mut String) -> Result<(), Box<dyn std::error::Error + '_>> {
+        let (width, height) = self.size;
+        let root = SVGBackend::with_string(svg, (width, height)).into_drawing_area();
+        root.draw_text(&self.heading(), &font(13).color(&INK), (12, 8))?;
+
+        let smooth = if self.noisy {
+            smoothed(&self.points)
+        } else {
+            self.points.clone()
+        };
+        let Some(y) = Axis::of_values(&self.points, &smooth) else {
+            let text = if self.points.is_empty() {
+                "not recorded"
+            } else {
+                "no finite values"
+            };
+            root.draw_text(text, &font(12).color(&MUTED), (12, height as i32 / 2))?;
+            root.present()?;
+            return Ok(());
+        };
+        let x = Axis::of_steps(&self.points);
+        let mut chart = ChartBuilder::on(&root)
+            .margin_top(34)
+            .margin_right(16)
+            .margin_bottom(6)
+            .x_label_area_size(22)
+            .y_label_area_size(54)
+            .build_cartesian_2d(x.clone(), y.clone())?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .bold_line_style(GRID.stroke_width(1))
+            .axis_style(MUTED.stroke_width(1))
+            .x_label_style(font(11).color(&MUTED))
+            .y_label_style(font(11).color(&MUTED))
+            .x_labels(x.ticks.len())
+            .y_labels(y.ticks.len())
+            .draw()?;
+
+        let place = |&(step, value): &(u64, f64)| (step as f64, y.place(value));
+        if self.noisy {
+            for run in finite_runs(&thinned(&self.points)) {
+                chart.draw_series(LineSeries::new(run.iter().map(place), RAW.stroke_width(1)))?;
+            }
+        }
+        for run in finite_runs(&thinned(&smooth)) {
+            match run.as_slice() {
+                [alone] => {
+                    chart.draw_series([Circle::new(place(alone), 3, LINE.filled())])?;
+                }
+                run => {
+                    chart.draw_series(LineSeries::new(
+                        run.iter().map(place),
+                        LINE.stroke_width(2),
+                    ))?;
+                }
+            }
+        }
+        root.present()?;
+        Ok(())
+    }
+
+    fn heading(&self) -> String {
+        if self.unit.is_empty() {
+            self.title.to_owned()
+        } else {
+            format!("{}, {}", self.title, self.unit)
+        }
+    }
+
+    /// What someone who cannot see the plot should know.
+    fn description(&self) -> String {
+        let mut finite = self.points.iter().filter(|(_, value)| value.is_finite());
+        let heading = self.heading();
+        match (finite.next(), finite.next_back()) {
+            (Some(first), Some(last)) => {
+                format!(
+                    "{heading}: {:.4} at step {}, {:.4} at step {}",
+                    first.1, first.0, last.1, last.0
+                )
+            }
+            (Some(only), None) => format!("{heading}: {:.4} at step {}", only.1, only.0),
+            _ => format!("{heading}: no values"),
+        }
+    }
+
+    /// The library writes a fixed size and no name; a page wants it to fill its column and to say what it is.
+    fn make_scalable(&self, svg: &str) -> String {
+        let body = svg
+            .split_once("<svg")
+            .and_then(|(_, rest)| rest.split_once('>'))
+            .map_or(svg, |(_, body)| body);
+        let (width, height) = self.size;
+        let name = escape(&self.description());
+        format!(
+            "<svg class=\"plot\" role=\"img\" viewBox=\"0 0 {width} {height}\" xmlns=\"http://www.w3.org/2000/svg\">\
+             <title>{name}</title>{}",
+            body.trim_start()
+        )
+    }
+}
+
+fn font(size: u32) -> TextStyle<'static> {
+    ("system-ui, sans-serif", size).into()
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+/// The mean under a Gaussian window of about [`SMOOTHING`] of the run, gaps left out of the mean.
+fn smoothed(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
+    let columns = averaged(points, MAX_COLUMNS);
+    let sigma = (columns.len() as f64 * SMOOTHING).max(1.0);
+    let reach = (3.0 * sigma).ceil() as usize;
+    (0..columns.len())
+        .map(|centre| {
+            let (mut sum, mut weight) = (0.0, 0.0);
+            for other in centre.saturating_sub(reach)..(centre + reach + 1).min(columns.len()) {
+                if columns[other].1.is_finite() {
+                    let distance = (other as f64 - centre as f64) / sigma;
+                    let share = (-0.5 * distance * distance).exp();
+                    sum += share * columns[other].1;
+                    weight += share;
+                }
+            }
+            let value = if columns[centre].1.is_finite() {
+                sum / weight
+            } else {
+                f64::NAN
+            };
+            (columns[centre].0, value)
+        })
+        .collect()
+}
+
+/// At most `columns` points, each the mean of the finite values it stands for.
+fn averaged(points: &[(u64, f64)], columns: usize) -> Vec<(u64, f64)> {
+    let chunk = points.len().div_ceil(columns).max(1);
+    points
+        .chunks(chunk)
+        .map(|part| {
+            let finite: Vec<f64> = part
+                .iter()
+                .map(|point| point.1)
+                .filter(|value| value.is_finite())
+                .collect();
+            (
+                part[part.len() / 2].0,
+                finite.iter().sum::<f64>() / finite.len() as f64,
+            )
+        })
+        .collect()
+}
+
+/// Keeps each column's lowest and highest point, so that spikes survive.
+fn thinned(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
+    if points.len() <= 2 * MAX_COLUMNS {
+        return points.to_vec();
+    }
+    let mut kept = Vec::with_capacity(2 * MAX_COLUMNS);
+    for part in points.chunks(points.len().div_ceil(MAX_COLUMNS)) {
+        let by_value = |a: &&(u64, f64), b: &&(u64, f64)| a.1.total_cmp(&b.1);
+        let finite = || part.iter().filter(|point| point.1.is_finite());
+        let mut ends: Vec<_> = finite()
+            .min_by(by_value)
+            .into_iter()
+            .chain(finite().max_by(by_value))
+            .copied()
+            .collect();
+        ends.sort_by_key(|point| point.0);
+        ends.dedup();
+        if ends.is_empty() {
+            ends.push((part[0].0, f64::NAN));
+        }
+        kept.extend(ends);
+    }
+    kept
+}
+
+fn finite_runs(points: &[(u64, f64)]) -> Vec<Vec<(u64, f64)>> {
+    points
+        .split(|point| !point.1.is_finite())
+        .filter(|run| !run.is_empty())
+        .map(<[(u64, f64)]>::to_vec)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn plot(points: Vec<(u64, f64)>) -> Plot<'static> {
+        Plot {
+            title: "Loss & <more>",
+            unit: "",
+            points,
+            noisy: true,
+            size: (640, 240),
+        }
+    }
+
+    #[test]
+    fn every_colour_has_a_dark_twin() {
+        let svg = plot((1..50).map(|step| (step, 1.0 / step as f64)).collect())
+            .svg()
+            .unwrap();
+        for colour in svg.split('#').skip(1).map(|rest| &rest[..6]) {
+            assert!(
+                STYLE.contains(&format!("\"#{colour}\"")),
+                "#{colour} has none"
+            );
+        }
+    }
+
+    #[test]
+    fn a_plot_scales_and_says_what_it_shows() {
+        let svg = plot(vec![(1, 0.5), (2, f64::NAN), (3, 0.25)])
+            .svg_file()
+            .unwrap();
+        assert!(
+            svg.starts_with("<svg class=\"plot\" role=\"img\" viewBox=\"0 0 640 240\""),
+            "{svg}"
+        );
+        assert!(svg.contains(
+            "<title>Loss &amp; &lt;more&gt;: 0.5000 at step 1, 0.2500 at step 3</title><style>"
+        ));
+        assert_eq!(svg.matches("<svg").count(), 1);
+        assert!(svg.trim_end().ends_with("</svg>"));
+        assert!(!svg.contains("NaN"));
+    }
+
+    #[test]
+    fn a_run_without_a_finite_value_still_has_a_plot() {
+        assert!(
+            plot(vec![(1, f64::NAN)])
+                .svg()
+                .unwrap()
+                .contains("no finite values")
+        );
+        assert!(plot(vec![]).svg().unwrap().contains("not recorded"));
+    }
+
+    #[test]
+    fn thinning_keeps_spikes_and_bounds_the_size() {
+        let mut points: Vec<_> = (0..24_000u64).map(|step| (step, 0.1)).collect();
+        points[12_345].1 = 9.0;
+        let thin = thinned(&points);
+        assert!(thin.len() <= 2 * MAX_COLUMNS);
+        assert!(thin.contains(&(12_345, 9.0)));
+        assert!(plot(points).svg().unwrap().len() < 60_000);
+    }
+
+    #[test]
+    fn smoothing_keeps_a_constant_and_halves_no_gap() {
+        let mut points: Vec<_> = (0..100u64).map(|step| (step, 2.0)).collect();
+        points[50].1 = f64::INFINITY;
+        for (step, value) in smoothed(&points) {
+            if step == 50 {
+                assert!(value.is_nan());
+            } else {
+                assert!((value - 2.0).abs() < 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn a_series_has_only_the_steps_that_measured_it() {
+        let mut steps: Vec<_> = (1..=3)
+            .map(|step| StepMetrics {
+                step,
+                ..Default::default()
+            })
+            .collect();
+        steps[1].named.insert("plugin/x/y".into(), 5.0);
+        assert_eq!(series(&steps, "plugin/x/y"), [(2, 5.0)]);
+        assert_eq!(series(&steps, "loss").len(), 3);
+    }
+}
