@@ -1,1 +1,393 @@
 //! Frozen pretrained backbones with hooks at every adaptable layer.
+//!
+//! A [`Backbone`] never changes once it is open. What a run trains lives outside: an [`Overlay`] of tensors that stand in for named parameters, a [`LayerHook`] that adapts layer
+//! outputs, and residuals added between blocks. A [`Pass`] says which of these one forward uses, so the frozen model stays callable beside the tuned one.
+
+pub mod checkpoint;
+pub mod dit;
+mod error;
+pub mod forward_file;
+mod inspect;
+mod layers;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+pub use dit::DitConfig;
+pub use error::Error;
+pub use inspect::{Inspection, inspect};
+pub use layers::{Conv, LayerInfo, LayerKind};
+
+use checkpoint::{Checkpoint, Reading};
+use dit::Dit;
+
+/// A result inside the network; on its way to a user, a tensor error becomes an [`Error`].
+pub type Result<T, E = candle_core::Error> = std::result::Result<T, E>;
+
+/// Trainable stand-ins by parameter name; the frozen originals stay callable.
+pub type Overlay = BTreeMap<String, Tensor>;
+
+/// Where parameters come from: a checkpoint on disk or in memory, or tensors already built.
+pub(crate) trait Source {
+    /// Every parameter there is, by diffusers' keys.
+    fn names(&self) -> Vec<String>;
+    /// The shape of one, if there is one of that name.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+    /// One parameter on the device and in the type that the backbone computes in.
+    fn load(&self, name: &str) -> Result<Tensor, Error>;
+    /// Whether two parameters hold the same values.
+    fn same(&self, first: &str, second: &str) -> Result<bool, Error>;
+}
+
+/// What the network is told besides the latents and timesteps.
+///
+/// A DiT reads `class_labels`, u32 `[B]`, each in `0..=num_classes`; `num_classes` is the null class.
+#[derive(Clone, Debug, Default)]
+pub struct Conditioning {
+    /// Tensors by name.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+impl Conditioning {
+    /// Conditioning on classes alone; `labels` is u32 `[B]`.
+    pub fn classes(labels: Tensor) -> Self {
+        Self {
+            tensors: BTreeMap::from([("class_labels".to_owned(), labels)]),
+        }
+    }
+
+    /// The tensor of that name.
+    ///
+    /// # Errors
+    /// When the conditioning has none.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        match self.tensors.get(name) {
+            Some(tensor) => Ok(tensor),
+            None => candle_core::bail!(
+                "the backbone is conditioned on `{name}`, which the batch does not have (it has: {})",
+                self.tensors
+                    .keys()
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        }
+    }
+}
+
+/// What one forward pass computes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Noisy latents, `[B, C, H, W]`.
+    pub latents: &'a Tensor,
+    /// One timestep a sample, `[B]`, any numeric type; fractions are allowed.
+    pub timesteps: &'a Tensor,
+    /// What else the network is told.
+    pub conditioning: &'a Conditioning,
+}
+
+/// Adapts the outputs of layers.
+pub trait LayerHook {
+    /// The output to use in place of `output`, given the layer's input; `layer` indexes [`Backbone::layers`].
+    ///
+    /// Called exactly once a layer and forward pass.
+    fn adapt(&self, layer: usize, input: &Tensor, output: Tensor) -> Result<Tensor>;
+}
+
+/// What one forward pass uses besides the frozen weights.
+#[derive(Clone, Copy, Default)]
+pub struct Pass<'a> {
+    /// Stand-ins for parameters.
+    pub overlay: Option<&'a Overlay>,
+    /// The adapters.
+    pub layers: Option<&'a dyn LayerHook>,
+    /// One tensor for each residual site, added to the hidden states there (DiT: after each block, `[B, T, D]`).
+    pub residuals: Option<&'a [Tensor]>,
+}
+
+impl Pass<'_> {
+    /// The pretrained model, untouched.
+    pub fn frozen() -> Self {
+        Self::default()
+    }
+
+    fn adapt(&self, layer: usize, input: &Tensor, output: Tensor) -> Result<Tensor> {
+        match self.layers {
+            Some(hook) => hook.adapt(layer, input, output),
+            None => Ok(output),
+        }
+    }
+}
+
+/// The facts about a backbone that other parts of a run need.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// `"dit"`.
+    pub architecture: String,
+    /// How many numbers the backbone holds; parameters shared between blocks count once.
+    pub parameters: usize,
+    /// Channels of the latents.
+    pub in_channels: usize,
+    /// Channels of the prediction; twice the latents' with learned variance.
+    pub out_channels: usize,
+    /// Side of the latents it was trained on, in latent pixels.
+    pub sample_size: usize,
+    /// Side of a patch, in latent pixels; both sides of the latents must be multiples of it.
+    pub patch_size: usize,
+    /// How many classes it knows; the null class is this number.
+    pub num_classes: usize,
+    /// Whether the second half of the prediction's channels is the variance.
+    pub learned_variance: bool,
+    /// How many residuals a pass must bring, when it brings any.
+    pub residual_sites: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Number of transformer blocks.
+    pub depth: usize,
+    /// Attention heads in each block.
+    pub heads: usize,
+    /// Whether all blocks share one timestep and class embedder.
+    pub shared_embedders: bool,
+}
+
+/// A frozen pretrained network.
+#[derive(Debug)]
+pub struct Backbone {
+    model: Model,
+    info: ModelInfo,
+    layers: Vec<LayerInfo>,
+    parameters: Vec<(String, Tensor)>,
+}
+
+/// The architectures there are.
+#[derive(Debug)]
+enum Model {
+    Dit(Dit),
+}
+
+impl Backbone {
+    /// Reads a backbone: a diffusers pipeline folder, its `transformer/` folder, or an original DiT file (`.pt` or `.safetensors`).
+    ///
+    /// Files are memory-mapped and converted to `dtype` one tensor at a time.
+    ///
+    /// # Errors
+    /// When there is nothing there, when a file is corrupt, or when the configuration and the weights disagree.
+    pub fn open(path: &Path, device: &Device, dtype: DType) -> Result<Self, Error> {
+        let checkpoint = Checkpoint::open(path)?;
+        Self::from_checkpoint(&checkpoint, device, dtype)
+    }
+
+    /// Reads a backbone held in memory: the text of a `config.json` and the bytes of a safetensors file, in full or compact form.
+    ///
+    /// # Errors
+    /// As [`Backbone::open`].
+    pub fn from_bytes(
+        config_json: &str,
+        safetensors: &[u8],
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, Error> {
+        let checkpoint = Checkpoint::from_bytes(config_json, safetensors)?;
+        Self::from_checkpoint(&checkpoint, device, dtype)
+    }
+
+    fn from_checkpoint(
+        checkpoint: &Checkpoint<'_>,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, Error> {
+        Self::build(
+            checkpoint.config().clone(),
+            &Reading {
+                checkpoint,
+                device,
+                dtype,
+            },
+        )
+    }
+
+    /// Builds a backbone from tensors by diffusers' keys; the embedders may be there for every block, or for block 0 alone (then all blocks share them).
+    ///
+    /// # Errors
+    /// When a tensor is missing, unexpected, or of another shape than the configuration says.
+    pub fn from_parts(config: DitConfig, tensors: HashMap<String, Tensor>) -> Result<Self, Error> {
+        Self::build(config, &tensors)
+    }
+
+    /// A fresh DiT by the original initialisation, for pretraining: f32, shared embedders, adaLN and the last layer at zero (so the first prediction is zero).
+    ///
+    /// # Errors
+    /// When the configuration makes no sense.
+    pub fn init(config: DitConfig, seed: u64, device: &Device) -> Result<Self, Error> {
+        let tensors = dit::init(&config, seed, device)?;
+        Self::from_parts(config, tensors)
+    }
+
+    fn build(config: DitConfig, source: &dyn Source) -> Result<Self, Error> {
+        let (dit, layers, parameters) = Dit::load(config, source)?;
+        let count = parameters
+            .iter()
+            .map(|(_, tensor)| tensor.elem_count())
+            .sum();
+        Ok(Self {
+            info: dit.info(count),
+            model: Model::Dit(dit),
+            layers,
+            parameters,
+        })
+    }
+
+    /// The prediction, `[B, C_out, H, W]`, in the type of the latents.
+    ///
+    /// # Errors
+    /// When an input has the wrong shape, a label is out of range, a side is not a multiple of the patch size, or the number of residuals is not that of the sites.
+    pub fn forward(&self, input: &Input<'_>, pass: &Pass<'_>) -> Result<Tensor> {
+        match &self.model {
+            Model::Dit(dit) => dit.forward(input, pass),
+        }
+    }
+
+    /// The adaptable layers, in the order of the network; a [`LayerHook`] is told indices into this list.
+    pub fn layers(&self) -> &[LayerInfo] {
+        &self.layers
+    }
+
+    /// Every parameter with its name (the diffusers key), in the order of the network. Embedders shared by all blocks appear once, under block 0.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.parameters
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The facts other parts need.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// The configuration, as in `config.json`.
+    pub fn config(&self) -> &DitConfig {
+        match &self.model {
+            Model::Dit(dit) => dit.config(),
+        }
+    }
+
+    /// The type that the network computes in.
+    pub fn dtype(&self) -> DType {
+        self.parameters
+            .first()
+            .map_or(DType::F32, |(_, tensor)| tensor.dtype())
+    }
+
+    /// The device that the network computes on.
+    pub fn device(&self) -> &Device {
+        self.parameters
+            .first()
+            .map_or(&Device::Cpu, |(_, tensor)| tensor.device())
+    }
+
+    /// Whether every tensor of the overlay stands in for a parameter of the same shape. Ask once before training: [`Backbone::forward`] does not look for names nobody uses.
+    ///
+    /// # Errors
+    /// Naming the parameters that do not exist, or the first whose shape differs.
+    pub fn check_overlay(&self, overlay: &Overlay) -> Result<(), Error> {
+        let by_name: HashMap<&str, &Tensor> = self.parameters().collect();
+        let unknown: Vec<String> = overlay
+            .keys()
+            .filter(|name| !by_name.contains_key(name.as_str()))
+            .cloned()
+            .collect();
+        if !unknown.is_empty() {
+            return Err(Error::UnknownParameters { unknown });
+        }
+        for (name, tensor) in overlay {
+            let expected = by_name[name.as_str()].dims();
+            if tensor.dims() != expected {
+                return Err(Error::Shape {
+                    name: name.clone(),
+                    expected: expected.to_vec(),
+                    found: tensor.dims().to_vec(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `dir/transformer/` as diffusers reads it (`config.json` and `diffusion_pytorch_model.safetensors`), with the overlay in place of what it stands for.
+    ///
+    /// # Errors
+    /// When the overlay does not fit, or the files cannot be written; a file that exists is replaced only once its successor is complete.
+    pub fn save(&self, dir: &Path, overlay: &Overlay, dtype: DType) -> Result<(), Error> {
+        self.write(
+            &dir.join("transformer"),
+            overlay,
+            dtype,
+            Embedders::EveryBlock,
+        )
+    }
+
+    /// Writes the compact form, `dir/config.json` and `dir/diffusion_pytorch_model.safetensors`, in which embedders shared by all blocks are stored once. diffusers does not read it;
+    /// [`Backbone::open`] and [`Backbone::from_bytes`] do.
+    ///
+    /// # Errors
+    /// As [`Backbone::save`].
+    pub fn save_compact(&self, dir: &Path, overlay: &Overlay, dtype: DType) -> Result<(), Error> {
+        self.write(dir, overlay, dtype, Embedders::AsHeld)
+    }
+
+    fn write(
+        &self,
+        dir: &Path,
+        overlay: &Overlay,
+        dtype: DType,
+        embedders: Embedders,
+    ) -> Result<(), Error> {
+        self.check_overlay(overlay)?;
+        let mut tensors: BTreeMap<String, &Tensor> = BTreeMap::new();
+        for (name, frozen) in self.parameters() {
+            let tensor = overlay.get(name).unwrap_or(frozen);
+            tensors.insert(name.to_owned(), tensor);
+            if embedders == Embedders::EveryBlock && self.info.shared_embedders {
+                for copy in dit::copies_of_shared(name, self.info.depth) {
+                    tensors.insert(copy, tensor);
+                }
+            }
+        }
+        checkpoint::write_folder(dir, &self.config().to_json(), &tensors, dtype)
+    }
+}
+
+/// How many copies of shared embedders a file gets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Embedders {
+    EveryBlock,
+    AsHeld,
+}
+
+impl Source for HashMap<String, Tensor> {
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.get(name).map(|tensor| tensor.dims().to_vec())
+    }
+
+    fn load(&self, name: &str) -> Result<Tensor, Error> {
+        self.get(name).cloned().ok_or_else(|| Error::Names {
+            missing: vec![name.to_owned()],
+            unexpected: Vec::new(),
+        })
+    }
+
+    fn same(&self, first: &str, second: &str) -> Result<bool, Error> {
+        let (first, second) = (self.load(first)?, self.load(second)?);
+        if first.id() == second.id() {
+            return Ok(true);
+        }
+        let values = |tensor: &Tensor| tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>();
+        Ok(first.dims() == second.dims() && values(&first)? == values(&second)?)
+    }
+}

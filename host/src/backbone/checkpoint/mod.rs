@@ -1,0 +1,185 @@
+//! Checkpoints in others' formats, read one tensor at a time and seen under diffusers' names whatever their own layout.
+
+mod locate;
+mod names;
+mod pt;
+mod safetensors;
+mod write;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{DitConfig, Error, Source};
+use locate::{Found, locate};
+use names::Part;
+use pt::PickleFile;
+use safetensors::SafetensorsFiles;
+
+pub(crate) use write::write_folder;
+
+/// A checkpoint whose tensors have been listed and not loaded.
+#[derive(Debug)]
+pub(crate) struct Checkpoint<'a> {
+    container: Container<'a>,
+    /// What is stored, by diffusers' keys.
+    catalog: BTreeMap<String, Part>,
+    config: DitConfig,
+}
+
+/// The kinds of file tensors come in.
+#[derive(Debug)]
+enum Container<'a> {
+    Safetensors(SafetensorsFiles<'a>),
+    Pickle(PickleFile),
+}
+
+impl Container<'_> {
+    fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        match self {
+            Self::Safetensors(files) => files.shapes(),
+            Self::Pickle(file) => file.shapes(),
+        }
+    }
+
+    /// A tensor as stored, on the CPU.
+    fn load(&self, stored: &str) -> Result<Tensor, Error> {
+        match self {
+            Self::Safetensors(files) => files.load(stored),
+            Self::Pickle(file) => file.load(stored),
+        }
+    }
+}
+
+impl<'a> Checkpoint<'a> {
+    /// Opens a diffusers folder (pipeline root or `transformer/`) or a weights file, reading headers only.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let found = locate(path)?;
+        let (config, files) = match &found {
+            Found::Folder { config, weights } => (Some(config), weights.as_slice()),
+            Found::File { config, weights } => (config.as_ref(), std::slice::from_ref(weights)),
+        };
+        let is_safetensors = |file: &Path| {
+            file.extension()
+                .is_some_and(|ending| ending == "safetensors")
+        };
+        let container = match files {
+            [pickle] if !is_safetensors(pickle) => Container::Pickle(PickleFile::open(pickle)?),
+            files => Container::Safetensors(SafetensorsFiles::map(files)?),
+        };
+        let shapes = container.shapes();
+        let original = names::is_original(&shapes);
+        let config = match (original, config) {
+            (true, _) => names::infer_config(&shapes)?,
+            (false, Some(file)) => {
+                let text = std::fs::read_to_string(file).map_err(|source| Error::Io {
+                    path: file.clone(),
+                    source,
+                })?;
+                DitConfig::from_json(&text, &file.display().to_string())?
+            }
+            (false, None) => {
+                return Err(Error::Weights {
+                    file: path.display().to_string(),
+                    reason: names::describe_foreign(&shapes),
+                });
+            }
+        };
+        Ok(Self::new(container, shapes, original, config))
+    }
+
+    /// A diffusers checkpoint held in memory.
+    pub(crate) fn from_bytes(config_json: &str, safetensors: &'a [u8]) -> Result<Self, Error> {
+        let config = DitConfig::from_json(config_json, "the configuration in memory")?;
+        let container = Container::Safetensors(SafetensorsFiles::borrow(
+            safetensors,
+            "the weights in memory",
+        )?);
+        let shapes = container.shapes();
+        Ok(Self::new(container, shapes, false, config))
+    }
+
+    fn new(
+        container: Container<'a>,
+        shapes: BTreeMap<String, Vec<usize>>,
+        original: bool,
+        config: DitConfig,
+    ) -> Self {
+        let catalog = match original {
+            true => names::from_original(shapes),
+            false => names::from_diffusers(shapes),
+        };
+        Self {
+            container,
+            catalog,
+            config,
+        }
+    }
+
+    pub(crate) fn config(&self) -> &DitConfig {
+        &self.config
+    }
+
+    fn part(&self, name: &str) -> Result<&Part, Error> {
+        self.catalog.get(name).ok_or_else(|| Error::Names {
+            missing: vec![name.to_owned()],
+            unexpected: Vec::new(),
+        })
+    }
+
+    fn load(&self, name: &str) -> Result<Tensor, Error> {
+        let part = self.part(name)?;
+        let tensor = self.container.load(&part.stored)?;
+        Ok(match part.third {
+            None => tensor,
+            Some(third) => {
+                let rows = tensor.dim(0)? / 3;
+                // Owned, so that the stacked tensor does not stay in memory behind its thirds.
+                tensor.narrow(0, third * rows, rows)?.force_contiguous()?
+            }
+        })
+    }
+}
+
+/// A checkpoint read onto a device, in the type to compute in.
+pub(crate) struct Reading<'a> {
+    pub(crate) checkpoint: &'a Checkpoint<'a>,
+    pub(crate) device: &'a Device,
+    pub(crate) dtype: DType,
+}
+
+impl Source for Reading<'_> {
+    fn names(&self) -> Vec<String> {
+        self.checkpoint.catalog.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.checkpoint
+            .catalog
+            .get(name)
+            .map(|part| part.shape.clone())
+    }
+
+    fn load(&self, name: &str) -> Result<Tensor, Error> {
+        Ok(self
+            .checkpoint
+            .load(name)?
+            .to_dtype(self.dtype)?
+            .to_device(self.device)?)
+    }
+
+    fn same(&self, first: &str, second: &str) -> Result<bool, Error> {
+        let (first, second) = (self.checkpoint.part(first)?, self.checkpoint.part(second)?);
+        match &self.checkpoint.container {
+            Container::Safetensors(files) => files.same(&first.stored, &second.stored),
+            Container::Pickle(file) => {
+                let values = |part: &Part| -> Result<Vec<f32>, Error> {
+                    let tensor = file.load(&part.stored)?.to_dtype(DType::F32)?;
+                    Ok(tensor.flatten_all()?.to_vec1()?)
+                };
+                Ok(values(first)? == values(second)?)
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The diffusion transformer (Peebles and Xie 2022, arXiv 2212.09748), as diffusers' `DiTTransformer2DModel` computes it.
+
+mod block;
+mod config;
+mod embed;
+mod init;
+mod layout;
+
+use candle_core::{Tensor, bail};
+
+pub(crate) use config::invalid;
+pub use config::{Activation, DitConfig};
+pub(crate) use embed::position_table;
+pub(crate) use init::init;
+pub(crate) use layout::{Sharing, copies_of_shared, layers, parameters};
+
+use super::layers::{Builder, LayerInfo, Linear, PatchEmbed, add_in_f32};
+use super::{Error, Input, ModelInfo, Pass, Source};
+use crate::ops;
+use block::{Block, NORM_EPS};
+use embed::{ConditionEmbedder, checked_labels, timestep_features};
+
+/// The name under which some files store the fixed position embedding.
+pub(crate) const POSITION_TABLE: &str = "pos_embed.pos_embed";
+
+/// A diffusion transformer with frozen weights.
+#[derive(Debug)]
+pub(crate) struct Dit {
+    config: DitConfig,
+    patch_embed: PatchEmbed,
+    /// Positions at the training size, f32 `[1, T, D]`.
+    positions: Tensor,
+    /// One that all blocks share, or one a block.
+    embedders: Vec<ConditionEmbedder>,
+    blocks: Vec<Block>,
+    proj_out_1: Linear,
+    proj_out_2: Linear,
+}
+
+/// A network, its adaptable layers, and its parameters in order.
+type Loaded = (Dit, Vec<LayerInfo>, Vec<(String, Tensor)>);
+
+impl Dit {
+    /// Builds the network after checking that the source holds exactly what the configuration asks for.
+    pub(crate) fn load(config: DitConfig, source: &dyn Source) -> Result<Loaded, Error> {
+        config.check()?;
+        let sharing = fit(&config, source)?;
+        let layers = layers(&config, sharing);
+        let mut builder = Builder::new(&layers, source);
+        let patch_embed = builder.patch_embed("pos_embed.proj")?;
+        let (mut embedders, mut blocks) = (Vec::new(), Vec::new());
+        for index in 0..config.num_layers {
+            if index == 0 || sharing == Sharing::PerBlock {
+                embedders.push(ConditionEmbedder::load(&mut builder, index)?);
+            }
+            blocks.push(Block::load(&mut builder, &config, index)?);
+        }
+        let proj_out_1 = builder.linear("proj_out_1")?;
+        let proj_out_2 = builder.linear("proj_out_2")?;
+        let parameters = builder.into_parameters();
+        let device = match parameters.first() {
+            Some((_, tensor)) => tensor.device(),
+            None => &candle_core::Device::Cpu,
+        };
+        let grid = config.base_grid();
+        let positions = position_table(config.width(), grid, (grid, grid), device)?;
+        check_stored_positions(source, &positions)?;
+        let dit = Self {
+            config,
+            patch_embed,
+            positions,
+            embedders,
+            blocks,
+            proj_out_1,
+            proj_out_2,
+        };
+        Ok((dit, layers, parameters))
+    }
+
+    pub(crate) fn config(&self) -> &DitConfig {
+        &self.config
+    }
+
+    pub(crate) fn info(&self, parameters: usize) -> ModelInfo {
+        let sharing = match self.embedders.len() {
+            1 => Sharing::Shared,
+            _ => Sharing::PerBlock,
+        };
+        info(&self.config, sharing, parameters)
+    }
+
+    pub(crate) fn forward(
+        &self,
+        input: &Input<'_>,
+        pass: &Pass<'_>,
+    ) -> candle_core::Result<Tensor> {
+        let (rows, columns) = self.grid(input.latents)?;
+        let batch = input.latents.dim(0)?;
+        self.check_residuals(pass)?;
+        if input.timesteps.dims() != [batch] {
+            bail!(
+                "timesteps must be [{batch}], one a sample; they are {:?}",
+                input.timesteps.dims()
+            )
+        }
+        let labels = input.conditioning.get("class_labels")?;
+        let labels = checked_labels(labels, batch, self.config.num_embeds_ada_norm)?; // [B]
+
+        let dtype = self.dtype();
+        let image = input.latents.to_dtype(dtype)?; // [B, C, H, W]
+        let tokens = self.patch_embed.forward(&image, pass)?; // [B, T, D]
+        let mut hidden = add_in_f32(&tokens, &self.positions(rows, columns)?)?; // [B, T, D]
+
+        let features = timestep_features(input.timesteps)?.to_dtype(dtype)?; // [B, 256]
+        let conditioning = self.embedders[0].forward(&features, &labels, pass)?; // [B, D]
+        for (index, block) in self.blocks.iter().enumerate() {
+            hidden = match self.embedders.get(index) {
+                Some(own) if index > 0 => {
+                    block.forward(&hidden, &own.forward(&features, &labels, pass)?, pass)?
+                }
+                _ => block.forward(&hidden, &conditioning, pass)?,
+            }; // [B, T, D]
+            if let Some(residuals) = pass.residuals {
+                hidden = (hidden + residuals[index].to_dtype(dtype)?)?;
+            }
+        }
+
+        // The last layer is conditioned by block 0's embedder.
+        let modulation = self.proj_out_1.forward(&conditioning, pass)?.chunk(2, 1)?; // 2 x [B, D]
+        let hidden = ops::layer_norm_modulate(&hidden, &modulation[0], &modulation[1], NORM_EPS)?; // [B, T, D]
+        let patches = self.proj_out_2.forward(&hidden, pass)?; // [B, T, p*p*C_out]
+        self.unpatchify(&patches, rows, columns)?
+            .to_dtype(input.latents.dtype()) // [B, C_out, H, W]
+    }
+
+    /// Rows and columns of patches.
+    fn grid(&self, latents: &Tensor) -> candle_core::Result<(usize, usize)> {
+        let patch = self.config.patch_size;
+        let &[_, channels, height, width] = latents.dims() else {
+            bail!(
+                "latents must be [B, C, H, W]; they are {:?}",
+                latents.dims()
+            )
+        };
+        if channels != self.config.in_channels {
+            bail!(
+                "latents have {channels} channels, the backbone takes {}",
+                self.config.in_channels
+            )
+        }
+        if height == 0
+            || width == 0
+            || !height.is_multiple_of(patch)
+            || !width.is_multiple_of(patch)
+        {
+            bail!(
+                "latents are {height}x{width}; both sides must be positive multiples of the patch size, {patch}"
+            )
+        }
+        Ok((height / patch, width / patch))
+    }
+
+    fn check_residuals(&self, pass: &Pass<'_>) -> candle_core::Result<()> {
+        match pass.residuals {
+            Some(residuals) if residuals.len() != self.blocks.len() => bail!(
+                "{} residuals were given, the backbone has {} residual sites",
+                residuals.len(),
+                self.blocks.len()
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    fn positions(&self, rows: usize, columns: usize) -> candle_core::Result<Tensor> {
+        let base = self.config.base_grid();
+        if (rows, columns) == (base, base) {
+            return Ok(self.positions.clone());
+        }
+        position_table(
+            self.config.width(),
+            base,
+            (rows, columns),
+            self.positions.device(),
+        )
+    }
+
+    fn unpatchify(
+        &self,
+        patches: &Tensor,
+        rows: usize,
+        columns: usize,
+    ) -> candle_core::Result<Tensor> {
+        let (batch, patch, channels) = (
+            patches.dim(0)?,
+            self.config.patch_size,
+            self.config.out_channels(),
+        );
+        patches
+            .reshape(vec![batch, rows, columns, patch, patch, channels])?
+            .permute(vec![0, 5, 1, 3, 2, 4])? // [B, C_out, h, p, w, p]
+            .reshape((batch, channels, rows * patch, columns * patch)) // [B, C_out, H, W]
+    }
+
+    fn dtype(&self) -> candle_core::DType {
+        self.proj_out_2.dtype()
+    }
+}
+
+/// The facts that follow from the configuration.
+pub(crate) fn info(config: &DitConfig, sharing: Sharing, parameters: usize) -> ModelInfo {
+    ModelInfo {
+        architecture: "dit".to_owned(),
+        parameters,
+        in_channels: config.in_channels,
+        out_channels: config.out_channels(),
+        sample_size: config.sample_size,
+        patch_size: config.patch_size,
+        num_classes: config.num_embeds_ada_norm,
+        learned_variance: config.learned_variance(),
+        residual_sites: config.num_layers,
+        width: config.width(),
+        depth: config.num_layers,
+        heads: config.num_attention_heads,
+        shared_embedders: sharing == Sharing::Shared,
+    }
+}
+
+/// Checks that the source holds exactly the parameters of the configuration, and says whether the embedders can be shared.
+///
+/// Shapes come first: one wrong number in a `config.json` shows there as one clear mismatch.
+pub(crate) fn fit(config: &DitConfig, source: &dyn Source) -> Result<Sharing, Error> {
+    let compact = parameters(config, Sharing::Shared);
+    let mut expected = parameters(config, Sharing::PerBlock);
+    let copies: Vec<(String, Vec<String>)> = compact
+        .iter()
+        .map(|(name, _)| (name.clone(), copies_of_shared(name, config.num_layers)))
+        .filter(|(_, copies)| !copies.is_empty())
+        .collect();
+    let stored_once = copies
+        .iter()
+        .flat_map(|(_, copies)| copies)
+        .all(|copy| source.shape(copy).is_none());
+    if stored_once {
+        expected = compact;
+    }
+    let mut missing = Vec::new();
+    for (name, expected) in &expected {
+        match source.shape(name) {
+            None => missing.push(name.clone()),
+            Some(found) if found != *expected => {
+                return Err(Error::Shape {
+                    name: name.clone(),
+                    expected: expected.clone(),
+                    found,
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    let known: std::collections::HashSet<&str> =
+        expected.iter().map(|(name, _)| name.as_str()).collect();
+    let mut unexpected: Vec<String> = source
+        .names()
+        .into_iter()
+        .filter(|name| !known.contains(name.as_str()) && name != POSITION_TABLE)
+        .collect();
+    unexpected.sort();
+    if !missing.is_empty() || !unexpected.is_empty() {
+        return Err(Error::Names {
+            missing,
+            unexpected,
+        });
+    }
+    if stored_once {
+        return Ok(Sharing::Shared);
+    }
+    for (name, copies) in &copies {
+        for copy in copies {
+            if !source.same(name, copy)? {
+                return Ok(Sharing::PerBlock);
+            }
+        }
+    }
+    Ok(Sharing::Shared)
+}
+
+/// A stored position embedding must be the fixed one, because diffusers' format has no place for another.
+fn check_stored_positions(source: &dyn Source, positions: &Tensor) -> Result<(), Error> {
+    /// Above the rounding of a table stored in bf16.
+    const TOLERANCE: f32 = 0.01;
+    let Some(found) = source.shape(POSITION_TABLE) else {
+        return Ok(());
+    };
+    if found != positions.dims() {
+        return Err(Error::Shape {
+            name: POSITION_TABLE.to_owned(),
+            expected: positions.dims().to_vec(),
+            found,
+        });
+    }
+    let stored = source.load(POSITION_TABLE)?.to_dtype(positions.dtype())?;
+    let difference = (stored - positions)?.abs()?.max_all()?.to_scalar::<f32>()?;
+    match difference <= TOLERANCE {
+        true => Ok(()),
+        false => Err(Error::PositionEmbedding { difference }),
+    }
+}
