@@ -28,12 +28,9 @@ pub fn check_ranges(config: &RunFile, origins: &Origins) -> Result<(), Error> {
             (1..=16384).contains(&size),
         )?;
     }
-    check.whole(
-        "data.count",
-        "at least 1",
-        data.count as u64,
-        data.count >= 1,
-    )?;
+    if let Some(count) = data.count {
+        check.whole("data.count", "at least 1", count as u64, count >= 1)?;
+    }
 
     check.whole("train.steps", "at least 1", train.steps, train.steps >= 1)?;
     check.whole(

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use super::check::check_ranges;
 use super::error::Error;
-use super::layers::{Assignment, Layers, Origin, Origins, toml_value};
+use super::layers::{Assignment, Layers, Origin, Origins, shown, toml_value};
 use super::listing::ordered;
 use super::run_file::{PluginEntry, RunFile, is_path};
 use super::suggest::instead;
@@ -27,7 +27,7 @@ pub struct Overrides {
     pub sets: Vec<String>,
 }
 
-/// One `--plugin`: NAME, PATH, or AS=NAME.
+/// One `--plugin`: NAME, PATH, or either with ` as OTHER` after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginArgument {
     /// The plugin's name or path.
@@ -40,14 +40,13 @@ impl std::str::FromStr for PluginArgument {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // Only a plain name before the equals sign is an alias, so that a path may hold one.
-        Ok(match text.split_once('=') {
-            Some((alias, name)) if is_name(alias) => Self {
-                name: name.to_owned(),
-                alias: Some(alias.to_owned()),
+        Ok(match text.split_once(" as ") {
+            Some((name, alias)) => Self {
+                name: name.trim().to_owned(),
+                alias: Some(alias.trim().to_owned()),
             },
-            _ => Self {
-                name: text.to_owned(),
+            None => Self {
+                name: text.trim().to_owned(),
                 alias: None,
             },
         })
@@ -101,23 +100,9 @@ impl Resolved {
     /// Writes the configuration to `path`, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Write`] when the folder cannot be written to or the disk is full.
+    /// When the folder cannot be written to or the disk is full.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let write = || {
-            let folder = path
-                .parent()
-                .filter(|folder| !folder.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            std::io::Write::write_all(&mut file, self.to_toml().as_bytes())?;
-            file.as_file().sync_all()?;
-            file.persist(path).map_err(|error| error.error)?;
-            Ok(())
-        };
-        write().map_err(|source| Error::Write {
-            path: path.to_owned(),
-            source,
-        })
+        Ok(crate::fs::write_atomic(path, self.to_toml().as_bytes())?)
     }
 }
 
@@ -170,7 +155,7 @@ pub fn resolve(overrides: &Overrides) -> Result<Resolved, Error> {
         }
         if layers.is_section(target) {
             layers.lay_text(target, key, value.trim(), Origin::Set)?;
-        } else if !plugins.set(target, key, value.trim()) {
+        } else if !plugins.set(target, key, value.trim())? {
             let known: Vec<String> = plugins
                 .handles()
                 .into_iter()
@@ -291,12 +276,12 @@ fn plugin_dir_list(value: Option<Value>, path: &Path) -> Result<Vec<PathBuf>, Er
     let Some(value) = value else {
         return Ok(Vec::new());
     };
-    let shown = super::layers::shown(&value);
+    let written = shown(&value);
     value.try_into().map_err(|_| Error::Value {
         key: "plugin_dir".to_owned(),
         must: "a list of folders".to_owned(),
         origin: Origin::File(path.to_owned()),
-        value: shown,
+        value: written,
         instead: String::new(),
     })
 }
@@ -324,21 +309,13 @@ impl Plugins {
             None => return Ok(()),
             Some(Value::Array(entries)) => entries,
             Some(other) => {
-                return Err(wrong(
-                    "plugin",
-                    "written as [[plugin]]",
-                    super::layers::shown(&other),
-                ));
+                return Err(wrong("plugin", "written as [[plugin]]", shown(&other)));
             }
         };
         let base = path.parent().unwrap_or(Path::new(""));
         for entry in entries {
             let Value::Table(mut settings) = entry else {
-                return Err(wrong(
-                    "plugin",
-                    "written as [[plugin]]",
-                    super::layers::shown(&entry),
-                ));
+                return Err(wrong("plugin", "written as [[plugin]]", shown(&entry)));
             };
             let mut name = match settings.remove("name") {
                 Some(Value::String(name)) if !name.is_empty() => name,
@@ -346,7 +323,7 @@ impl Plugins {
                     return Err(wrong(
                         "plugin.name",
                         "the name or path of a plugin",
-                        super::layers::shown(&other),
+                        shown(&other),
                     ));
                 }
                 None => {
@@ -359,10 +336,13 @@ impl Plugins {
             };
             let alias = match settings.remove("as") {
                 Some(Value::String(alias)) => Some(alias),
-                Some(other) => {
-                    return Err(wrong("plugin.as", "a name", super::layers::shown(&other)));
-                }
+                Some(other) => return Err(wrong("plugin.as", "a name", shown(&other))),
                 None => None,
+            };
+            let without = match settings.remove("without") {
+                Some(value) => slot_names(&value)
+                    .ok_or_else(|| wrong("plugin.without", SLOT_NAMES, shown(&value)))?,
+                None => Vec::new(),
             };
             if is_path(&name) {
                 name = base.join(name).to_string_lossy().into_owned();
@@ -370,6 +350,7 @@ impl Plugins {
             let entry = PluginEntry {
                 name,
                 alias,
+                without,
                 settings,
             };
             check_name(&entry, &origin)?;
@@ -391,6 +372,7 @@ impl Plugins {
         let entry = PluginEntry {
             name: argument.name.clone(),
             alias: argument.alias.clone(),
+            without: Vec::new(),
             settings: Table::new(),
         };
         check_name(&entry, &Origin::Flag("--plugin"))?;
@@ -408,25 +390,40 @@ impl Plugins {
 
     /// Lays one setting over what the file gives; nothing after the equals sign returns it to its default. False if no plugin
     /// of the run answers to `target`.
-    fn set(&mut self, target: &str, key: &str, text: &str) -> bool {
+    fn set(&mut self, target: &str, key: &str, text: &str) -> Result<bool, Error> {
         let target = target.replace('-', "_");
         let Some(entry) = self
             .entries
             .iter_mut()
             .find(|entry| entry.handle() == target)
         else {
-            return false;
+            return Ok(false);
         };
+        let value = toml_value(text).unwrap_or_else(|| Value::String(text.to_owned()));
+        let wrong = |must: &str| Error::Value {
+            key: format!("{target}.{key}"),
+            must: must.to_owned(),
+            origin: Origin::Set,
+            value: shown(&value),
+            instead: String::new(),
+        };
+        match key {
+            "name" | "as" => return Err(wrong("given by --plugin \"NAME as OTHER\"")),
+            "without" if text.is_empty() => entry.without.clear(),
+            "without" => entry.without = slot_names(&value).ok_or_else(|| wrong(SLOT_NAMES))?,
+            _ => put(
+                &mut entry.settings,
+                key,
+                Some(value).filter(|_| !text.is_empty()),
+            ),
+        }
         let origin_key = format!("{target}.{}", key.split('.').next().unwrap_or(key));
         if text.is_empty() {
-            put(&mut entry.settings, key, None);
             self.origins.remove(&origin_key);
         } else {
-            let value = toml_value(text).unwrap_or_else(|| Value::String(text.to_owned()));
-            put(&mut entry.settings, key, Some(value));
             self.origins.insert(origin_key, Origin::Set);
         }
-        true
+        Ok(true)
     }
 
     fn check_names(&self, layers: &Layers<RunFile>) -> Result<(), Error> {
@@ -478,5 +475,19 @@ fn put(table: &mut Table, key: &str, value: Option<Value>) {
     put(&mut inner, rest, value);
     if !inner.is_empty() {
         table.insert(first.to_owned(), Value::Table(inner));
+    }
+}
+
+const SLOT_NAMES: &str = "a slot's name or a list of them";
+
+/// One name or a list of names.
+fn slot_names(value: &Value) -> Option<Vec<String>> {
+    match value {
+        Value::String(name) => Some(vec![name.clone()]),
+        Value::Array(names) => names
+            .iter()
+            .map(|name| name.as_str().map(str::to_owned))
+            .collect(),
+        _ => None,
     }
 }
