@@ -31,8 +31,6 @@ pub struct State {
     pub host_version: String,
     /// Optimizer steps done.
     pub step: u64,
-    /// Steps the optimizer has counted, for its bias correction.
-    pub optimizer_steps: u64,
     /// Where the data order stands.
     pub loader: LoaderState,
     /// Where every random stream stands.
@@ -61,7 +59,7 @@ pub struct Checkpoint {
     pub state: State,
     /// The parameters by name, f32.
     pub parameters: BTreeMap<String, Tensor>,
-    /// The optimizer's moments, `NAME.exp_avg` and `NAME.exp_avg_sq`, f32.
+    /// The optimizer's moments and step counts, as [`AdamW::state`](crate::ops::optim::AdamW::state) names them.
     pub moments: BTreeMap<String, Tensor>,
     /// The averaged parameters by name; empty without EMA.
     pub ema: BTreeMap<String, Tensor>,
@@ -69,12 +67,11 @@ pub struct Checkpoint {
 
 impl State {
     /// The state of a run at a step, in today's layout.
-    pub fn new(step: u64, optimizer_steps: u64, loader: LoaderState) -> Self {
+    pub fn new(step: u64, loader: LoaderState) -> Self {
         Self {
             format: FORMAT,
             host_version: env!("CARGO_PKG_VERSION").to_owned(),
             step,
-            optimizer_steps,
             loader,
             streams: BTreeMap::new(),
             plugins: Vec::new(),
@@ -206,7 +203,7 @@ mod tests {
         let mut streams = Streams::new(3);
         let value = streams.get("noise").normal((2, 3), &device).unwrap();
         let named = |name: &str| BTreeMap::from([(name.to_owned(), value.clone())]);
-        let mut state = State::new(step, step, LoaderState::default());
+        let mut state = State::new(step, LoaderState::default());
         state.streams = streams.state();
         Checkpoint { state, parameters: named("w"), moments: named("w.exp_avg"), ema: named("w") }
     }

@@ -66,14 +66,14 @@ pub enum Error {
         differences: String,
     },
     /// Training has left the numbers.
-    #[error("the loss of step {step} is {loss}: stopped; the last good step is saved in `{}`; lower the learning rate (train.lr) or clip gradients (train.clip)", checkpoint.display())]
+    #[error("the {what} of step {step} is {value}: stopped before it was applied; lower the learning rate (train.lr) or clip gradients (train.clip)")]
     NonFinite {
-        /// The step that failed, counted from 0.
-        step: usize,
-        /// The loss: NaN or infinite.
-        loss: f64,
-        /// The checkpoint of the last good step.
-        checkpoint: PathBuf,
+        /// The loss or the gradient norm.
+        what: &'static str,
+        /// The step that failed, counted from 1.
+        step: u64,
+        /// NaN or infinite.
+        value: f64,
     },
     /// Nothing trains.
     #[error("nothing to train: no plugin brings parameters and `train.trainable` selects none; set it to \"all\", \"bias\", \"diffit\" or a list of globs over parameter names (see `host model inspect`)")]
@@ -101,6 +101,18 @@ pub enum Error {
     /// The disk refused.
     #[error(transparent)]
     Disk(#[from] crate::fs::Error),
+    /// The data failed.
+    #[error(transparent)]
+    Data(#[from] crate::data::Error),
+    /// The backbone does not fit or cannot be read or written.
+    #[error(transparent)]
+    Backbone(#[from] crate::backbone::Error),
+    /// The diffusion process cannot be made.
+    #[error(transparent)]
+    Diffusion(#[from] crate::diffusion::Error),
+    /// Metrics or reports cannot be written.
+    #[error(transparent)]
+    Report(#[from] crate::report::Error),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -1,1 +1,15 @@
 //! The training step and the loop around it.
+
+pub mod checkpoint;
+mod error;
+pub mod objective;
+mod parameters;
+mod schedule;
+mod selection;
+mod step;
+mod trainer;
+
+pub use error::Error;
+pub use parameters::{Ema, Owner, Parameter, Parameters, Swapped};
+pub use schedule::LearningRate;
+pub use trainer::{Session, Trainer};

@@ -92,9 +92,15 @@ impl Parameters {
         self.list.iter().map(|parameter| (parameter.name.clone(), parameter.var.as_detached_tensor())).collect()
     }
 
-    /// Names in the checkpoint that no one has created.
-    pub fn unclaimed(&self) -> impl Iterator<Item = &str> {
-        self.saved.keys().map(String::as_str)
+    /// Checks that everything in the checkpoint has found its parameter; call once all parameters are created.
+    ///
+    /// # Errors
+    /// [`Error::Unclaimed`] with one of the names left over.
+    pub fn refuse_unclaimed(&self) -> Result<(), Error> {
+        match self.saved.keys().next() {
+            Some(first) => Err(Error::Unclaimed { count: self.saved.len(), first: first.clone() }),
+            None => Ok(()),
+        }
     }
 }
 

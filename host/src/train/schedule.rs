@@ -1,21 +1,6 @@
 //! How the learning rate moves over a run.
 
-use serde::{Deserialize, Serialize};
-
-/// The shape of the learning rate after warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Shape {
-    /// Stays where it is.
-    #[default]
-    Constant,
-    /// Falls in a straight line.
-    Linear,
-    /// Falls along half a cosine.
-    Cosine,
-    /// Falls by the same factor every step.
-    Exponential,
-}
+use crate::config::Schedule;
 
 /// The learning rate of every step: a linear warm-up, then a fall from `base` to `base * final_ratio` at the last step.
 #[derive(Clone, Copy, Debug)]
@@ -23,12 +8,12 @@ pub struct LearningRate {
     /// The rate at the end of warm-up.
     pub base: f64,
     /// What follows warm-up.
-    pub shape: Shape,
+    pub shape: Schedule,
     /// Steps of warm-up; the first step already has `base / warmup_steps`.
     pub warmup_steps: usize,
     /// All steps of the run, warm-up among them.
     pub total_steps: usize,
-    /// Where the fall ends, as a share of `base`, in `0..=1` (above 0 for [`Shape::Exponential`]).
+    /// Where the fall ends, as a share of `base`, in `0..=1` (above 0 for [`Schedule::Exponential`]).
     pub final_ratio: f64,
 }
 
@@ -43,10 +28,10 @@ impl LearningRate {
         let ratio = self.final_ratio;
         self.base
             * match self.shape {
-                Shape::Constant => 1.0,
-                Shape::Linear => 1.0 + (ratio - 1.0) * done,
-                Shape::Cosine => ratio + (1.0 - ratio) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
-                Shape::Exponential => ratio.powf(done),
+                Schedule::Constant => 1.0,
+                Schedule::Linear => 1.0 + (ratio - 1.0) * done,
+                Schedule::Cosine => ratio + (1.0 - ratio) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+                Schedule::Exponential => ratio.powf(done),
             }
     }
 }
@@ -55,7 +40,7 @@ impl LearningRate {
 mod tests {
     use super::*;
 
-    fn check(shape: Shape, expected: [f64; 3]) {
+    fn check(shape: Schedule, expected: [f64; 3]) {
         let rate = LearningRate { base: 2.0, shape, warmup_steps: 4, total_steps: 15, final_ratio: 0.01 };
         assert_eq!(rate.at(0), 0.5);
         assert_eq!(rate.at(3), 2.0);
@@ -67,15 +52,15 @@ mod tests {
 
     #[test]
     fn every_shape_starts_at_base_and_ends_at_its_final_ratio() {
-        check(Shape::Constant, [2.0, 2.0, 2.0]);
-        check(Shape::Linear, [2.0, 1.01, 0.02]);
-        check(Shape::Cosine, [2.0, 1.01, 0.02]);
-        check(Shape::Exponential, [2.0, 0.2, 0.02]);
+        check(Schedule::Constant, [2.0, 2.0, 2.0]);
+        check(Schedule::Linear, [2.0, 1.01, 0.02]);
+        check(Schedule::Cosine, [2.0, 1.01, 0.02]);
+        check(Schedule::Exponential, [2.0, 0.2, 0.02]);
     }
 
     #[test]
     fn without_warmup_the_first_step_has_the_base_rate() {
-        let rate = LearningRate { base: 1e-4, shape: Shape::Cosine, warmup_steps: 0, total_steps: 1, final_ratio: 0.0 };
+        let rate = LearningRate { base: 1e-4, shape: Schedule::Cosine, warmup_steps: 0, total_steps: 1, final_ratio: 0.0 };
         assert_eq!(rate.at(0), 1e-4);
     }
 }
