@@ -4,14 +4,18 @@ use toml::Value;
 
 use super::error::Error;
 use super::layers::{Origins, shown};
-use super::run_file::RunFile;
+use super::run_file::{DataSection, SampleSection, TrainSection};
 
 /// Checks every number against its range.
 ///
 /// # Errors
 /// [`Error::Value`] for the first one outside, with its origin.
-pub fn check_ranges(config: &RunFile, origins: &Origins) -> Result<(), Error> {
-    let (data, train, sample) = (&config.data, &config.train, &config.sample);
+pub fn check_ranges(
+    data: &DataSection,
+    train: &TrainSection,
+    sample: &SampleSection,
+    origins: &Origins,
+) -> Result<(), Error> {
     let check = Check { origins };
 
     check.text(
