@@ -75,6 +75,9 @@ pub enum Error {
         /// NaN or infinite.
         value: f64,
     },
+    /// A batch hook has lost the images.
+    #[error("the batch has no `images`; a plugin on the batch slot must keep them")]
+    NoImages,
     /// Nothing trains.
     #[error("nothing to train: no plugin brings parameters and `train.trainable` selects none; set it to \"all\", \"bias\", \"diffit\" or a list of globs over parameter names (see `host model inspect`)")]
     NothingTrains,

@@ -2,14 +2,17 @@
 
 pub mod checkpoint;
 mod error;
+mod fit;
 pub mod objective;
 mod parameters;
+pub mod pretrain;
 mod schedule;
 mod selection;
 mod step;
 mod trainer;
 
 pub use error::Error;
+pub use fit::{Ending, Records};
 pub use parameters::{Ema, Owner, Parameter, Parameters, Swapped};
 pub use schedule::LearningRate;
 pub use trainer::{Session, Trainer};
