@@ -1,1 +1,220 @@
-//! Datasets, the scene generator and the loader.
+//! Datasets, the scene generator and the loader: everything between a `--data` argument and a batch of tensors.
+
+mod crop;
+mod error;
+mod export;
+mod folder;
+mod loader;
+pub mod scenes;
+pub mod transform;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Tensor;
+
+pub use error::Error;
+pub use export::{ExportOptions, Exported, export};
+pub use folder::Folder;
+pub use loader::{Loader, LoaderState};
+pub use scenes::Scenes;
+
+/// One example.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// `[3, size, size]`, row by row, each value in -1..=1.
+    pub image: Vec<f32>,
+    /// The label, an index into [`Dataset::classes`]; none where the data has no classes.
+    pub class: Option<u32>,
+    /// What the image shows, in words, where the data says.
+    pub caption: Option<String>,
+    /// Unique within the dataset: a file's path relative to its folder, or a scene's number.
+    pub name: String,
+    /// The exact maps that [`DataOptions::maps`] asked for.
+    pub maps: BTreeMap<MapKind, Map>,
+}
+
+/// An image-sized array beside an image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Map {
+    /// 1 or 3.
+    pub channels: usize,
+    /// `[channels, size, size]`, row by row; the range is [`MapKind`]'s.
+    pub values: Vec<f32>,
+}
+
+/// What is known exactly of a rendered scene. Values are read at pixel centres, never averaged across an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MapKind {
+    /// One channel: distance along the optical axis in world units (a solid is about 1 across); [`scenes::FAR`] for the sky.
+    Depth,
+    /// Three channels: unit surface normals as seen from the camera (x right, y up, z towards it); zero for the sky.
+    Normals,
+    /// One channel: 1 on a solid, else 0.
+    Mask,
+    /// One channel: how much of the pixel an outline or crease covers, 0..=1.
+    Edges,
+    /// One channel: 0 sky, 1 floor, 2 and up the kind of solid (2 sphere, 3 box, 4 cylinder, 5 cone, 6 torus, 7 pyramid, 8 capsule, 9 star, 10 arch, 11 dome, 12 cross).
+    Segmentation,
+    /// Three channels: each region in its one flat colour, display RGB in 0..=1.
+    Fill,
+}
+
+impl MapKind {
+    /// Every kind.
+    pub const ALL: [Self; 6] = [
+        Self::Depth,
+        Self::Normals,
+        Self::Mask,
+        Self::Edges,
+        Self::Segmentation,
+        Self::Fill,
+    ];
+
+    /// The name in batches and folders.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Depth => "depth",
+            Self::Normals => "normals",
+            Self::Mask => "mask",
+            Self::Edges => "edges",
+            Self::Segmentation => "segmentation",
+            Self::Fill => "fill",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Channels of its map.
+    pub fn channels(self) -> usize {
+        match self {
+            Self::Normals | Self::Fill => 3,
+            _ => 1,
+        }
+    }
+}
+
+/// What a dataset is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataOptions {
+    /// Pixels along each side of an image: 8..=2048.
+    pub size: usize,
+    /// Whether the loader mirrors each image left to right with probability one half, anew every epoch.
+    pub flip: bool,
+    /// How many items: of a folder the first so many in a seeded shuffle, all of them by default; of scenes [`scenes::DEFAULT_COUNT`] by default.
+    pub count: Option<usize>,
+    /// Which scenes are drawn, and which files a `count` below the folder's size picks.
+    pub seed: u64,
+    /// The maps that come with every item. Folders have none.
+    pub maps: Vec<MapKind>,
+}
+
+impl Default for DataOptions {
+    fn default() -> Self {
+        Self {
+            size: 32,
+            flip: false,
+            count: None,
+            seed: 0,
+            maps: Vec::new(),
+        }
+    }
+}
+
+/// A fixed, ordered collection of examples, readable from several threads at once.
+pub trait Dataset: Send + Sync {
+    /// How many items, readable or not.
+    fn len(&self) -> usize;
+
+    /// Whether there are none; [`open`] never gives such a dataset.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Item `index`, the same at every call.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`] for this item alone, which a loader skips; any other error is the whole dataset's.
+    fn get(&self, index: usize) -> Result<Item, Error>;
+
+    /// Class names in the order of the labels; empty where there are no classes.
+    fn classes(&self) -> &[String];
+
+    /// What and how many, for people: "50000 rendered scenes (studio, seed 0)".
+    fn describe(&self) -> String;
+
+    /// Equal for equal content under equal options; for cache keys and for checking a resumed run's data.
+    fn fingerprint(&self) -> String;
+
+    /// Pixels along each side of an image.
+    fn size(&self) -> usize;
+
+    /// Whether a loader is to mirror images at random.
+    fn flips(&self) -> bool {
+        false
+    }
+}
+
+/// The tensors of one training step, with what belongs to them in words.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// `images` `[B, 3, H, W]` f32 in -1..=1; `class_labels` `[B]` u32 where there are classes; a map's name `[B, C, H, W]` f32 for each map.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// `names` and, where every item has one, `captions`: JSON arrays of strings in the order of the batch.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// Opens what `--data` names: `scenes:DOMAIN`, or a folder of images.
+///
+/// # Errors
+/// Says what was looked for: no such folder, nothing in it, no such domain, an option out of range.
+pub fn open(spec: &str, options: &DataOptions) -> Result<Box<dyn Dataset>, Error> {
+    match spec.strip_prefix("scenes:") {
+        Some(domain) => Ok(Box::new(Scenes::new(
+            scenes::Domain::parse(domain)?,
+            options,
+        )?)),
+        None => Ok(Box::new(Folder::open(Path::new(spec), options)?)),
+    }
+}
+
+/// Checks that a backbone of `backbone_classes` classes (without the null class) can take the dataset's labels, which are used as they are.
+///
+/// # Errors
+/// [`Error::TooManyClasses`] with both numbers. A dataset without classes always passes.
+pub fn check_classes(dataset: &dyn Dataset, backbone_classes: usize) -> Result<(), Error> {
+    let classes = dataset.classes();
+    if classes.len() <= backbone_classes {
+        return Ok(());
+    }
+    const SHOWN: usize = 8;
+    let mut names = classes
+        .iter()
+        .take(SHOWN)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if classes.len() > SHOWN {
+        names.push_str(", ...");
+    }
+    Err(Error::TooManyClasses {
+        dataset: dataset.describe(),
+        classes: classes.len(),
+        names,
+        backbone: backbone_classes,
+    })
+}
+
+fn check_size(size: usize) -> Result<(), Error> {
+    if (8..=2048).contains(&size) {
+        return Ok(());
+    }
+    Err(Error::OutOfRange {
+        setting: "size",
+        value: size.to_string(),
+        expected: "8 to 2048 pixels",
+    })
+}

@@ -1,0 +1,217 @@
+//! The preprocessing DiT was trained with (its `center_crop_arr`): halve by box while twice too large, then bicubic, then the middle.
+//!
+//! The filters repeat Pillow's arithmetic (22-bit fixed-point weights, 8 bits between the two passes), so that a model meets the pixels it was trained on.
+
+use image::RgbImage;
+
+/// Bits after the point in a filter weight.
+const PRECISION: u32 = 22;
+
+/// Resizes so that the short side is `size`, and cuts `size` by `size` out of the middle.
+///
+/// The picture must have no side of 0.
+pub(super) fn center_crop(picture: &RgbImage, size: usize) -> RgbImage {
+    let mut current = Picture {
+        width: picture.width() as usize,
+        height: picture.height() as usize,
+        bytes: picture.as_raw().clone(),
+    };
+    while current.width.min(current.height) >= 2 * size {
+        let (width, height) = (current.width / 2, current.height / 2);
+        current = current.resized(width, height, Filter::Box);
+    }
+    let scale = size as f64 / current.width.min(current.height) as f64;
+    let scaled = |side: usize| (side as f64 * scale).round_ties_even() as usize;
+    let (width, height) = (scaled(current.width), scaled(current.height));
+    current = current.resized(width, height, Filter::Bicubic);
+    let (left, top) = ((current.width - size) / 2, (current.height - size) / 2);
+    RgbImage::from_fn(size as u32, size as u32, |x, y| {
+        let at = ((top + y as usize) * current.width + left + x as usize) * 3;
+        image::Rgb([
+            current.bytes[at],
+            current.bytes[at + 1],
+            current.bytes[at + 2],
+        ])
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Filter {
+    Box,
+    Bicubic,
+}
+
+impl Filter {
+    fn support(self) -> f64 {
+        match self {
+            Self::Box => 0.5,
+            Self::Bicubic => 2.0,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        match self {
+            Self::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
+            Self::Bicubic => {
+                const A: f64 = -0.5;
+                let x = x.abs();
+                if x < 1.0 {
+                    ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+                } else if x < 2.0 {
+                    (((x - 5.0) * x + 8.0) * x - 4.0) * A
+                } else {
+                    0.0
+                }
+            }
+        }
+    }
+}
+
+struct Picture {
+    width: usize,
+    height: usize,
+    /// RGB, row by row.
+    bytes: Vec<u8>,
+}
+
+/// The inputs that one output is made of: the first one, and a fixed-point weight for each.
+struct Taps {
+    first: usize,
+    weights: Vec<i32>,
+}
+
+impl Picture {
+    fn resized(self, width: usize, height: usize, filter: Filter) -> Self {
+        let across = if width == self.width {
+            self
+        } else {
+            self.narrowed(width, filter)
+        };
+        if height == across.height {
+            across
+        } else {
+            across.shortened(height, filter)
+        }
+    }
+
+    fn narrowed(&self, width: usize, filter: Filter) -> Self {
+        let taps = taps(self.width, width, filter);
+        let mut bytes = Vec::with_capacity(width * self.height * 3);
+        for row in self.bytes.chunks_exact(self.width * 3) {
+            for Taps { first, weights } in &taps {
+                let mut sums = [1i32 << (PRECISION - 1); 3];
+                for (pixel, weight) in row[first * 3..].chunks_exact(3).zip(weights) {
+                    for (sum, byte) in sums.iter_mut().zip(pixel) {
+                        *sum += i32::from(*byte) * weight;
+                    }
+                }
+                bytes.extend(sums.map(clipped));
+            }
+        }
+        Self {
+            width,
+            height: self.height,
+            bytes,
+        }
+    }
+
+    fn shortened(&self, height: usize, filter: Filter) -> Self {
+        let stride = self.width * 3;
+        let mut bytes = Vec::with_capacity(stride * height);
+        let mut sums = vec![0i32; stride];
+        for Taps { first, weights } in taps(self.height, height, filter) {
+            sums.fill(1 << (PRECISION - 1));
+            for (row, weight) in self.bytes[first * stride..]
+                .chunks_exact(stride)
+                .zip(&weights)
+            {
+                for (sum, byte) in sums.iter_mut().zip(row) {
+                    *sum += i32::from(*byte) * weight;
+                }
+            }
+            bytes.extend(sums.iter().map(|&sum| clipped(sum)));
+        }
+        Self {
+            width: self.width,
+            height,
+            bytes,
+        }
+    }
+}
+
+fn clipped(sum: i32) -> u8 {
+    (sum >> PRECISION).clamp(0, 255) as u8
+}
+
+/// The filter widens with the reduction, so that it averages over all it replaces.
+fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
+    let scale = from as f64 / to as f64;
+    let stretch = scale.max(1.0);
+    let support = filter.support() * stretch;
+    // A factor rather than a division, as in Pillow: the two round differently.
+    let squeeze = 1.0 / stretch;
+    let one = f64::from(1u32 << PRECISION);
+    (0..to)
+        .map(|output| {
+            let centre = (output as f64 + 0.5) * scale;
+            let first = (centre - support + 0.5).max(0.0) as usize;
+            let end = ((centre + support + 0.5) as usize).min(from);
+            let raw: Vec<f64> = (first..end)
+                .map(|input| filter.weight((input as f64 - centre + 0.5) * squeeze))
+                .collect();
+            let total: f64 = raw.iter().sum();
+            let weights = raw
+                .iter()
+                .map(|weight| (weight / total * one).round() as i32)
+                .collect();
+            Taps { first, weights }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/goldens/crop");
+
+    #[test]
+    fn crops_equal_pillows() {
+        for name in ["photo", "wide", "tall", "small", "odd"] {
+            let input = image::open(format!("{GOLDENS}/{name}_in.png"))
+                .unwrap()
+                .to_rgb8();
+            let expected = image::open(format!("{GOLDENS}/{name}_out.png"))
+                .unwrap()
+                .to_rgb8();
+            let got = center_crop(&input, expected.width() as usize);
+            assert_eq!(got.dimensions(), expected.dimensions());
+            let furthest = got
+                .as_raw()
+                .iter()
+                .zip(expected.as_raw())
+                .map(|(a, b)| a.abs_diff(*b))
+                .max();
+            assert_eq!(furthest, Some(0), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_picture_of_the_right_size_is_left_alone() {
+        let picture = RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8, 77]));
+        assert_eq!(center_crop(&picture, 32), picture);
+    }
+
+    #[test]
+    fn one_pixel_and_thin_strips_are_enlarged() {
+        for (width, height) in [(1, 1), (1, 50), (300, 1), (2, 3)] {
+            let picture = RgbImage::from_pixel(width, height, image::Rgb([9, 90, 200]));
+            let got = center_crop(&picture, 16);
+            assert!(
+                got.pixels().all(|pixel| pixel.0 == [9, 90, 200]),
+                "{width}x{height}"
+            );
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What can go wrong with data, each variant carrying what is needed to put it right.
+
+use std::path::PathBuf;
+
+/// What can go wrong between a `--data` argument and a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The folder does not exist, or is a file.
+    #[error("no data folder at {}; give a folder of images (one subfolder a class, or flat), or scenes:DOMAIN", path.display())]
+    MissingFolder {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// The folder exists but holds no file with an image's extension.
+    #[error(
+        "no images in {} ({others} other files seen); looked in it and in its subfolders, apart from names that begin with . or _, for files ending in {extensions}",
+        path.display()
+    )]
+    EmptyFolder {
+        /// The folder.
+        path: PathBuf,
+        /// How many files were seen that are no images.
+        others: usize,
+        /// The extensions looked for.
+        extensions: String,
+    },
+    /// One file cannot be read or decoded. The loader skips it and keeps its name.
+    #[error("cannot read {name}: {reason}")]
+    Unreadable {
+        /// The file, relative to its dataset.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// Every item of the dataset is unreadable.
+    #[error("none of the {count} items of {dataset} can be read; the first is {first}")]
+    AllUnreadable {
+        /// The dataset, described.
+        dataset: String,
+        /// How many items there are.
+        count: usize,
+        /// The first unreadable file with its reason.
+        first: String,
+    },
+    /// The dataset has no items at all.
+    #[error("{dataset} has no items")]
+    NoItems {
+        /// The dataset, described.
+        dataset: String,
+    },
+    /// `scenes:` with a name that is no domain.
+    #[error(
+        "unknown scene domain `{name}`{}; domains: {known}; a content and a style may be joined, as in solids+neon",
+        suggestion(near)
+    )]
+    UnknownDomain {
+        /// What was given.
+        name: String,
+        /// The nearest domain's name, where one is near.
+        near: Option<String>,
+        /// All the names.
+        known: String,
+    },
+    /// More classes than the backbone knows.
+    #[error(
+        "{dataset} has {classes} classes ({names}), but the backbone has only {backbone}; use fewer class folders or another backbone"
+    )]
+    TooManyClasses {
+        /// The dataset, described.
+        dataset: String,
+        /// The dataset's classes.
+        classes: usize,
+        /// Their names.
+        names: String,
+        /// The backbone's classes, without the null class.
+        backbone: usize,
+    },
+    /// A setting is out of its range.
+    #[error("{setting} is {value}, but must be {expected}")]
+    OutOfRange {
+        /// Which setting.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The items of one batch do not have one size.
+    #[error("{name} is {got} values where the batch has {expected} an item")]
+    UnevenItems {
+        /// The item that differs.
+        name: String,
+        /// Its number of values.
+        got: usize,
+        /// The number of values expected.
+        expected: usize,
+    },
+    /// A saved position lies beyond the dataset's end.
+    #[error(
+        "the saved position {position} lies beyond the {len} items of {dataset}; the data has changed since the checkpoint"
+    )]
+    StaleState {
+        /// The position in the checkpoint.
+        position: usize,
+        /// The dataset's length now.
+        len: usize,
+        /// The dataset, described.
+        dataset: String,
+    },
+    /// A decode thread panicked or is gone.
+    #[error("a data thread failed on {item}: {message}")]
+    Worker {
+        /// Which item it worked on.
+        item: String,
+        /// The panic's message.
+        message: String,
+    },
+    /// A tensor cannot be shown as an image.
+    #[error("cannot make an image of shape {shape:?}: expected {expected}")]
+    NotAnImage {
+        /// The tensor's shape.
+        shape: Vec<usize>,
+        /// The shape that is wanted.
+        expected: &'static str,
+    },
+    /// The folder to write into already holds something.
+    #[error("{} exists and is not empty; choose another folder or empty it", path.display())]
+    OutputExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Reading or writing failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// An image could not be encoded.
+    #[error("{}: {source}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// The image crate's error.
+        source: image::ImageError,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+fn suggestion(near: &Option<String>) -> String {
+    near.as_ref()
+        .map(|name| format!(", did you mean `{name}`?"))
+        .unwrap_or_default()
+}
+
+impl Error {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn image(path: impl Into<PathBuf>) -> impl FnOnce(image::ImageError) -> Self {
+        let path = path.into();
+        move |source| Self::Image { path, source }
+    }
+}

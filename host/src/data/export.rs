@@ -1,0 +1,152 @@
+//! Writes rendered scenes as an ordinary image folder, for other tools and for a look at the data.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use image::{DynamicImage, GrayImage, ImageBuffer, Luma, RgbImage};
+use rayon::prelude::*;
+use serde_json::json;
+
+use super::scenes::{Domain, FAR, Scenes};
+use super::{DataOptions, Dataset, Error, Map, MapKind, transform};
+
+/// What to write, and where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExportOptions {
+    /// The domain's name, without `scenes:`.
+    pub domain: String,
+    /// The folder; made if need be, and empty or absent before.
+    pub out: PathBuf,
+    /// How many scenes, at least 1.
+    pub count: usize,
+    /// Pixels along each side.
+    pub size: usize,
+    /// Which scenes.
+    pub seed: u64,
+    /// Maps to write beside the images.
+    pub maps: Vec<MapKind>,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// Images written; each map has as many.
+    pub images: usize,
+    /// The class folders.
+    pub classes: Vec<String>,
+}
+
+/// Writes `CLASS/NUMBER.png`, one line a scene in `metadata.jsonl` (`file_name`, `text`, and `<map>_file_name` for each map), and the
+/// maps under `_maps/MAP/CLASS/NUMBER.png`, where [`super::Folder`] does not take them for images.
+///
+/// Depth is 16-bit grey, 65535 for [`FAR`] world units; normals are RGB, -1..=1 to 0..=255; mask and edges are 8-bit grey, 0..=255;
+/// segmentation is 8-bit grey, the region's number itself; fill is RGB. `progress` is called with the number of scenes done, from several threads.
+///
+/// # Errors
+/// [`Error::OutputExists`] if the folder holds anything; [`Error::UnknownDomain`], [`Error::OutOfRange`], or what the disk says.
+pub fn export(
+    options: &ExportOptions,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Exported, Error> {
+    let domain = Domain::parse(&options.domain)?;
+    let scenes = Scenes::new(
+        domain,
+        &DataOptions {
+            size: options.size,
+            count: Some(options.count),
+            seed: options.seed,
+            maps: options.maps.clone(),
+            flip: false,
+        },
+    )?;
+    let out = &options.out;
+    if out.exists()
+        && (!out.is_dir()
+            || std::fs::read_dir(out)
+                .map_err(Error::io(out))?
+                .next()
+                .is_some())
+    {
+        return Err(Error::OutputExists { path: out.clone() });
+    }
+    let folders = std::iter::once(out.clone()).chain(
+        options
+            .maps
+            .iter()
+            .map(|kind| out.join("_maps").join(kind.name())),
+    );
+    for folder in folders {
+        for class in scenes.classes() {
+            let folder = folder.join(class);
+            std::fs::create_dir_all(&folder).map_err(Error::io(folder))?;
+        }
+    }
+    let done = AtomicUsize::new(0);
+    let lines = (0..options.count)
+        .into_par_iter()
+        .map(|index| {
+            let line = write(&scenes, index, out);
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1);
+            line
+        })
+        .collect::<Result<Vec<String>, Error>>()?;
+    let metadata = out.join("metadata.jsonl");
+    std::fs::write(&metadata, lines.concat()).map_err(Error::io(metadata))?;
+    Ok(Exported {
+        images: options.count,
+        classes: scenes.classes().to_vec(),
+    })
+}
+
+/// Writes one scene and returns its line of metadata.
+fn write(scenes: &Scenes, index: usize, out: &Path) -> Result<String, Error> {
+    let item = scenes.get(index)?;
+    let class = item
+        .class
+        .and_then(|class| scenes.classes().get(class as usize))
+        .map_or("scene", String::as_str);
+    let file_name = format!("{class}/{index:06}.png");
+    let size = scenes.size();
+    transform::save_png(
+        &colour(&item.image, size, |v| (v + 1.0) * 127.5),
+        &out.join(&file_name),
+    )?;
+    let mut line = BTreeMap::from([
+        ("file_name".to_owned(), json!(file_name)),
+        ("text".to_owned(), json!(item.caption)),
+    ]);
+    for (kind, map) in &item.maps {
+        let map_name = format!("_maps/{}/{file_name}", kind.name());
+        transform::save_png(&picture(*kind, map, size), &out.join(&map_name))?;
+        line.insert(format!("{}_file_name", kind.name()), json!(map_name));
+    }
+    Ok(format!("{}\n", json!(line)))
+}
+
+fn picture(kind: MapKind, map: &Map, size: usize) -> DynamicImage {
+    let side = size as u32;
+    let at = |x: u32, y: u32| map.values[y as usize * size + x as usize];
+    let grey = |scale: f32| {
+        GrayImage::from_fn(side, side, |x, y| Luma([(at(x, y) * scale).round() as u8])).into()
+    };
+    match kind {
+        MapKind::Depth => {
+            let level = |x, y| Luma([(at(x, y) / FAR * 65535.0).round() as u16]);
+            DynamicImage::ImageLuma16(ImageBuffer::from_fn(side, side, level))
+        }
+        MapKind::Normals => colour(&map.values, size, |v| (v + 1.0) * 127.5),
+        MapKind::Fill => colour(&map.values, size, |v| v * 255.0),
+        MapKind::Mask | MapKind::Edges => grey(255.0),
+        MapKind::Segmentation => grey(1.0),
+    }
+}
+
+fn colour(values: &[f32], size: usize, byte: impl Fn(f32) -> f32) -> DynamicImage {
+    let plane = size * size;
+    RgbImage::from_fn(size as u32, size as u32, |x, y| {
+        let at = y as usize * size + x as usize;
+        image::Rgb([0, 1, 2].map(|channel| byte(values[channel * plane + at]).round() as u8))
+    })
+    .into()
+}
