@@ -216,10 +216,9 @@ impl SchedulerConfig {
     /// Refuses a class whose process is not a beta schedule, such as a flow-matching one.
     pub(super) fn check_class(&self) -> Result<(), Error> {
         // Some released files name the class without its suffix.
-        let known = |class: &&str| {
-            **class == self.class_name || class.strip_suffix("Scheduler") == Some(&self.class_name)
-        };
-        if CLASSES.iter().any(|class| known(&class)) {
+        let name = &self.class_name;
+        let known = |class: &&str| *class == name || class.strip_suffix("Scheduler") == Some(name);
+        if CLASSES.iter().any(known) {
             return Ok(());
         }
         Err(Error::Class {

@@ -114,6 +114,12 @@ pub fn generate(
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Tensor, Error> {
     check(request, pretrained.is_some())?;
+    for setting in request.sampler.ignored_settings(process.config()) {
+        tracing::warn!(
+            "sampler {} ignores {setting} of the scheduler file",
+            request.sampler.kind
+        );
+    }
     let images = request.seeds.len();
     let batches = images.div_ceil(request.batch_size);
     let mut finished = Vec::with_capacity(batches);

@@ -16,9 +16,7 @@ mod sigmas;
 mod spacing;
 
 #[cfg(test)]
-mod parity;
-#[cfg(test)]
-mod statistics;
+mod tests;
 
 pub use error::Error;
 pub use generate::{Denoise, Moment, NoHooks, Progress, Request, Rows, SampleHooks, generate};

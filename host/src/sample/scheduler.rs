@@ -4,6 +4,7 @@ use std::fmt;
 
 use candle_core::{Result as TensorResult, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Error, ddim::Ddim, ddpm::Ddpm, dpm_solver::DpmSolver, euler::Euler};
 use crate::diffusion::{Process, SchedulerConfig, Spacing};
@@ -171,6 +172,35 @@ impl Sampler {
             SamplerKind::DpmSolverPlusPlus2M => Box::new(DpmSolver::new(process, self)?),
             SamplerKind::Euler => Box::new(Euler::new(process, self)?),
         })
+    }
+
+    /// Settings of the scheduler file that would change this sampler's steps in diffusers and have no effect here.
+    pub fn ignored_settings(&self, config: &SchedulerConfig) -> Vec<String> {
+        let plain: Vec<(&str, Value)> = match self.kind {
+            SamplerKind::Ddpm | SamplerKind::Ddim => Vec::new(),
+            SamplerKind::DpmSolverPlusPlus2M => vec![
+                ("algorithm_type", "dpmsolver++".into()),
+                ("solver_order", 2.into()),
+                ("solver_type", "midpoint".into()),
+                ("use_exponential_sigmas", false.into()),
+                ("use_beta_sigmas", false.into()),
+                ("use_lu_lambdas", false.into()),
+                ("use_flow_sigmas", false.into()),
+            ],
+            SamplerKind::Euler => vec![
+                ("interpolation_type", "linear".into()),
+                ("timestep_type", "discrete".into()),
+                ("use_exponential_sigmas", false.into()),
+                ("use_beta_sigmas", false.into()),
+            ],
+        };
+        plain
+            .iter()
+            .filter_map(|(key, expected)| {
+                let value = config.other.get(*key)?;
+                (value != expected && !value.is_null()).then(|| format!("{key} = {value}"))
+            })
+            .collect()
     }
 
     /// The spacing: this sampler's, or the file's, or `default`.

@@ -1,14 +1,12 @@
 //! Every sampler follows diffusers' step by step, and visits the same timesteps.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-use super::{Sampler, SamplerKind, Scheduler, Step};
 use crate::diffusion::{Process, SchedulerConfig, Spacing};
+use crate::sample::{Sampler, SamplerKind, Step};
 
 const SHAPE: (usize, usize, usize, usize) = (2, 1, 2, 2);
 
