@@ -1,0 +1,209 @@
+//! Matrix products on slices, through the `gemm` crate (AVX-512, AVX2 or NEON, chosen at run time).
+//!
+//! `gemm` cuts the summed dimension by shape and cache size alone, so a product does not depend on the thread count.
+
+use gemm::Parallelism;
+
+/// A matrix view: element `(i, j)` is `data[i * row_stride + j * column_stride]`.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// A row-major matrix.
+    pub(super) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        Self::strided(data, [rows, columns], [columns, 1])
+    }
+
+    /// A matrix of any strides. `data` must reach its last element.
+    pub(super) fn strided(
+        data: &'a [f32],
+        [rows, columns]: [usize; 2],
+        [row_stride, column_stride]: [usize; 2],
+    ) -> Self {
+        if rows > 0 && columns > 0 {
+            let last = (rows - 1) * row_stride + (columns - 1) * column_stride;
+            assert!(
+                last < data.len(),
+                "a {rows}x{columns} matrix ends at {last}, its data at {}",
+                data.len()
+            );
+        }
+        Self {
+            data,
+            rows,
+            columns,
+            row_stride,
+            column_stride,
+        }
+    }
+
+    /// The transposed view.
+    pub(super) fn t(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+        }
+    }
+}
+
+/// Who computes a product.
+#[derive(Clone, Copy)]
+pub(super) enum Threads {
+    /// This thread; for products already inside a parallel loop.
+    One,
+    /// Rayon's pool, if the product is big enough.
+    All,
+}
+
+/// What a product does with its destination.
+#[derive(Clone, Copy)]
+pub(super) enum Write {
+    /// `out = scale lhs rhs`
+    Replace { scale: f32 },
+    /// `out = out + scale lhs rhs`
+    Add { scale: f32 },
+}
+
+/// Writes `lhs rhs` into `out`, whose rows lie `row_stride` apart (at least `rhs.columns`).
+pub(super) fn product(
+    out: &mut [f32],
+    row_stride: usize,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    write: Write,
+    threads: Threads,
+) {
+    let (m, n, k) = (lhs.rows, rhs.columns, lhs.columns);
+    assert_eq!(k, rhs.rows, "inner dimensions");
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(
+        row_stride >= n && (m - 1) * row_stride + n <= out.len(),
+        "destination too small"
+    );
+    let (accumulate, scale) = match write {
+        Write::Replace { scale } => (false, scale),
+        Write::Add { scale } => (true, scale),
+    };
+    let parallelism = match threads {
+        Threads::One => Parallelism::None,
+        Threads::All => match rayon::current_num_threads() {
+            1 => Parallelism::None,
+            threads => Parallelism::Rayon(threads),
+        },
+    };
+    // SAFETY: `Matrix::strided` checked that every element of both operands lies in its slice, and the assertion above that
+    // every element of the destination lies in `out`, which is borrowed mutably and so overlaps neither. Strides and sizes are
+    // those of live slices, so they fit in `isize`.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            row_stride as isize,
+            accumulate,
+            lhs.data.as_ptr(),
+            lhs.column_stride as isize,
+            lhs.row_stride as isize,
+            rhs.data.as_ptr(),
+            rhs.column_stride as isize,
+            rhs.row_stride as isize,
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(count: usize, seed: u64) -> Vec<f32> {
+        crate::random::Stream::new(seed, "gemm").normals(count)
+    }
+
+    #[test]
+    fn strides_scale_and_accumulation_are_honoured() {
+        let (m, n, k) = (5, 7, 11);
+        let (a, b) = (values(m * k, 1), values(k * n, 2));
+        let mut expected = vec![0.5f32; m * n];
+        for i in 0..m {
+            for j in 0..n {
+                expected[i * n + j] +=
+                    3.0 * (0..k).map(|p| a[p * m + i] * b[p * n + j]).sum::<f32>();
+            }
+        }
+        let mut out = vec![0.5; m * (n + 2)];
+        let (a, b) = (Matrix::new(&a, k, m).t(), Matrix::new(&b, k, n));
+        product(
+            &mut out,
+            n + 2,
+            a,
+            b,
+            Write::Add { scale: 3.0 },
+            Threads::All,
+        );
+        for i in 0..m {
+            for j in 0..n {
+                assert!((out[i * (n + 2) + j] - expected[i * n + j]).abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_sum_is_zero() {
+        let mut out = vec![1.0; 6];
+        let (a, b) = (Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3));
+        product(
+            &mut out,
+            3,
+            a,
+            b,
+            Write::Replace { scale: 1.0 },
+            Threads::One,
+        );
+        assert_eq!(out, vec![0.0; 6]);
+    }
+
+    #[test]
+    fn the_thread_count_does_not_change_a_bit() {
+        let (m, n, k) = (300, 200, 700);
+        let (a, b) = (values(m * k, 3), values(k * n, 4));
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .expect("a pool");
+            pool.install(|| {
+                let mut out = vec![0.0; m * n];
+                let (a, b) = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
+                product(
+                    &mut out,
+                    n,
+                    a,
+                    b,
+                    Write::Replace { scale: 1.0 },
+                    Threads::All,
+                );
+                out
+            })
+        };
+        assert_eq!(run(1), run(3));
+    }
+}

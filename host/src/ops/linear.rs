@@ -1,0 +1,168 @@
+//! The affine map of a linear layer.
+
+use candle_core::{Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::elementwise::{ROWS, sum_rows};
+use super::function::{Function, Held, Input, apply, fast, tensor};
+use super::gemm::{Matrix, Threads, Write, product};
+
+/// `x wᵀ + b`.
+///
+/// # Shapes
+/// `x [.., I]`, `w [O, I]` (any strides), `b [O]` → `[.., O]`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let (outputs, inputs) = w.dims2()?;
+    if x.dims().last() != Some(&inputs) || b.is_some_and(|b| b.dims() != [outputs]) {
+        let b = b.map(Tensor::dims);
+        candle_core::bail!(
+            "linear: x {:?} and bias {b:?} do not fit weight [{outputs}, {inputs}]",
+            x.dims()
+        );
+    }
+    match b {
+        Some(b) if fast(&[x, w, b]) => apply(Linear, &[x, w, b]),
+        None if fast(&[x, w]) => apply(Linear, &[x, w]),
+        _ => compose(x, w, b),
+    }
+}
+
+fn compose(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let (outputs, inputs) = w.dims2()?;
+    let mut shape = x.dims().to_vec();
+    let rows = shape[..shape.len() - 1].iter().product::<usize>();
+    if let Some(last) = shape.last_mut() {
+        *last = outputs;
+    }
+    let y = x.reshape((rows, inputs))?.matmul(&w.t()?)?.reshape(shape)?;
+    match b {
+        Some(b) => y.broadcast_add(b),
+        None => Ok(y),
+    }
+}
+
+struct Linear;
+
+/// A rank 2 operand as it lies in memory.
+fn weight(w: Input<'_>) -> Matrix<'_> {
+    let (dims, stride) = (w.dims(), w.layout.stride());
+    let data = &w.data[w.layout.start_offset()..];
+    Matrix::strided(data, [dims[0], dims[1]], [stride[0], stride[1]])
+}
+
+impl Function for Linear {
+    const NAME: &'static str = "linear";
+
+    fn forward(&self, operands: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
+        let (x, w) = (operands[0], operands[1]);
+        let (outputs, inputs) = (w.dims()[0], w.dims()[1]);
+        let leading = &x.dims()[..x.dims().len() - 1];
+        let rows = leading.iter().product::<usize>();
+        let mut out = vec![0.0; rows * outputs];
+        let mut write = Write::Replace { scale: 1.0 };
+        if let Some(b) = operands.get(2) {
+            let b = b.contiguous();
+            // The product adds to the bias, which saves a pass over the output.
+            out.par_chunks_mut(ROWS * outputs.max(1)).for_each(|rows| {
+                rows.chunks_exact_mut(outputs)
+                    .for_each(|row| row.copy_from_slice(&b))
+            });
+            write = Write::Add { scale: 1.0 };
+        }
+        let x = x.contiguous();
+        product(
+            &mut out,
+            outputs,
+            Matrix::new(&x, rows, inputs),
+            weight(w).t(),
+            write,
+            Threads::All,
+        );
+        Ok((out, [leading, &[outputs]].concat().into()))
+    }
+
+    fn backward(
+        &self,
+        operands: &[&Tensor],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let (x, w) = (operands[0], operands[1]);
+        let (outputs, inputs) = w.dims2()?;
+        let held_grad = Held::new(grad);
+        let grad = held_grad.input()?.contiguous();
+        let rows = grad.len().checked_div(outputs).unwrap_or(0);
+        let grad_matrix = Matrix::new(&grad, rows, outputs); // [rows, O]
+        let write = Write::Replace { scale: 1.0 };
+        let mut grads = vec![None; operands.len()];
+        if x.track_op() {
+            let held = Held::new(w);
+            let mut out = vec![0.0; rows * inputs];
+            product(
+                &mut out,
+                inputs,
+                grad_matrix,
+                weight(held.input()?),
+                write,
+                Threads::All,
+            );
+            grads[0] = Some(tensor(out, x.shape())?);
+        }
+        if w.track_op() {
+            let held = Held::new(x);
+            let x = held.input()?.contiguous();
+            let mut out = vec![0.0; outputs * inputs];
+            product(
+                &mut out,
+                inputs,
+                grad_matrix.t(),
+                Matrix::new(&x, rows, inputs),
+                write,
+                Threads::All,
+            );
+            grads[1] = Some(tensor(out, w.shape())?);
+        }
+        if let Some(b) = operands.get(2)
+            && b.track_op()
+        {
+            grads[2] = Some(tensor(sum_rows(&grad, outputs), b.shape())?);
+        }
+        Ok(grads)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::check;
+
+    #[test]
+    fn linear_is_right() {
+        check(&[&[2, 3, 5], &[7, 5], &[7]], |x| {
+            linear(&x[0], &x[1], Some(&x[2]))
+        });
+        check(&[&[1, 19], &[4, 19]], |x| linear(&x[0], &x[1], None));
+        check(&[&[6], &[4, 6], &[4]], |x| {
+            linear(&x[0], &x[1], Some(&x[2]))
+        });
+        check(&[&[300, 33], &[65, 33], &[65]], |x| {
+            linear(&x[0], &x[1], Some(&x[2]))
+        });
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let zeros = |shape: &[usize]| {
+            Tensor::zeros(shape, candle_core::DType::F32, &candle_core::Device::Cpu)
+        };
+        let run = || linear(&zeros(&[2, 5])?, &zeros(&[3, 4])?, None);
+        let message = run().expect_err("5 is not 4").to_string();
+        assert!(
+            message.contains("[2, 5]") && message.contains("[3, 4]"),
+            "{message}"
+        );
+    }
+}

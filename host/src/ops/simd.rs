@@ -1,0 +1,182 @@
+//! Loops that the compiler vectorises, compiled for several vector widths and chosen at run time.
+//!
+//! Nothing here fuses multiply and add or reassociates by width: every width gives the same bits.
+
+/// Lanes of every sum; fixed, so that results do not depend on the vector width.
+const LANES: usize = 16;
+
+/// Defines a function compiled three times on x86-64 (AVX-512, AVX2, baseline) and once elsewhere; a call runs the widest that
+/// this CPU has. What the body calls must be `#[inline(always)]` to be compiled at that width too.
+macro_rules! multiversion {
+    ($(#[$attribute:meta])* $vis:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$attribute])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn body($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx512($($argument: $type),*) $(-> $result)? {
+                    body($($argument),*)
+                }
+                #[target_feature(enable = "avx2")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx2($($argument: $type),*) $(-> $result)? {
+                    body($($argument),*)
+                }
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                {
+                    // SAFETY: the function is safe but for the features it needs, found on this CPU just above.
+                    return unsafe { avx512($($argument),*) };
+                }
+                if is_x86_feature_detected!("avx2") {
+                    // SAFETY: as above, for the one feature this version needs.
+                    return unsafe { avx2($($argument),*) };
+                }
+            }
+            body($($argument),*)
+        }
+    };
+}
+pub(super) use multiversion;
+
+/// `exp(x)` within 2 units in the last place for `-87.3 <= x <= 88.0`, clamped to that range outside; NaN stays NaN.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2` (Cody and Waite's two-part reduction), then the Taylor polynomial of degree 7.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x < -87.3 { -87.3 } else { x };
+    let x = if x > 88.0 { 88.0 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * LN2_HIGH - n * LN2_LOW;
+    let p = 1.0 / 5040.0;
+    let p = p * r + 1.0 / 720.0;
+    let p = p * r + 1.0 / 120.0;
+    let p = p * r + 1.0 / 24.0;
+    let p = p * r + 1.0 / 6.0;
+    let p = p * r + 0.5;
+    let p = p * r * r + r + 1.0;
+    let scale = shifted.to_bits().wrapping_add(127) << 23;
+    p * f32::from_bits(scale)
+}
+
+/// `1 / (1 + exp(-x))`.
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+#[inline(always)]
+fn fold(lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = lanes;
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = combine(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// `Σ f(i)` over `0..x.len()` where `f` takes the element of `x` and of `y` at `i`; `y` must be as long as `x`.
+#[inline(always)]
+pub(super) fn sum_with(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (x_blocks, x_rest) = x.as_chunks::<LANES>();
+    let (y_blocks, y_rest) = y.as_chunks::<LANES>();
+    for (x, y) in x_blocks.iter().zip(y_blocks) {
+        for i in 0..LANES {
+            lanes[i] += f(x[i], y[i]);
+        }
+    }
+    for (i, (&x, &y)) in x_rest.iter().zip(y_rest).enumerate() {
+        lanes[i] += f(x, y);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// `Σ f(x)`.
+#[inline(always)]
+pub(super) fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    sum_with(x, x, |x, _| f(x))
+}
+
+/// The largest element; minus infinity of none. NaN elements may be passed over.
+#[inline(always)]
+pub(super) fn max(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], block[i]);
+        }
+    }
+    for (i, &x) in rest.iter().enumerate() {
+        lanes[i] = larger(lanes[i], x);
+    }
+    fold(lanes, larger)
+}
+
+/// Replaces a row by `exp(x scale - max)` and returns `(max, sum)`: dividing by the sum gives its softmax.
+#[inline(always)]
+pub(super) fn exp_row(row: &mut [f32], scale: f32) -> (f32, f32) {
+    let top = max(row) * scale;
+    for x in row.iter_mut() {
+        *x = exp(*x * scale - top);
+    }
+    (top, sum_of(row, |x| x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        let mut worst = 0f64;
+        for i in 0..=1_753_000 {
+            let x = -87.3 + i as f32 * 1e-4;
+            let exact = f64::from(x).exp();
+            worst = worst.max((f64::from(exp(x)) - exact).abs() / exact);
+        }
+        assert!(worst < 2.4e-7, "relative error {worst:e}");
+    }
+
+    #[test]
+    fn exp_clamps_and_keeps_nan() {
+        assert!(exp(-1000.0) < 1.3e-38 && exp(f32::NEG_INFINITY) < 1.3e-38);
+        assert!(exp(1000.0) > 1.6e38);
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn sums_take_every_element_once() {
+        for len in [0usize, 1, 15, 16, 17, 100] {
+            let x: Vec<f32> = (0..len).map(|i| i as f32).collect();
+            assert_eq!(sum_of(&x, |x| x), (len * len.saturating_sub(1) / 2) as f32);
+            assert_eq!(
+                max(&x),
+                if len == 0 {
+                    f32::NEG_INFINITY
+                } else {
+                    len as f32 - 1.0
+                }
+            );
+        }
+    }
+}
