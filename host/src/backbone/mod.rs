@@ -9,6 +9,8 @@ mod error;
 pub mod forward_file;
 mod inspect;
 mod layers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

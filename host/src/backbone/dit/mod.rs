@@ -121,7 +121,7 @@ impl Dit {
                 _ => block.forward(&hidden, &conditioning, pass)?,
             }; // [B, T, D]
             if let Some(residuals) = pass.residuals {
-                hidden = (hidden + residuals[index].to_dtype(dtype)?)?;
+                hidden = add_residual(&hidden, &residuals[index], index)?; // [B, T, D]
             }
         }
 
@@ -204,6 +204,17 @@ impl Dit {
     fn dtype(&self) -> candle_core::DType {
         self.proj_out_2.dtype()
     }
+}
+
+fn add_residual(hidden: &Tensor, residual: &Tensor, site: usize) -> candle_core::Result<Tensor> {
+    if hidden.dims() != residual.dims() {
+        bail!(
+            "residual {site} is {:?}, the hidden states there are {:?}",
+            residual.dims(),
+            hidden.dims()
+        )
+    }
+    hidden + residual.to_dtype(hidden.dtype())?
 }
 
 /// The facts that follow from the configuration.
