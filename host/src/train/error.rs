@@ -113,6 +113,9 @@ pub enum Error {
     /// The diffusion process cannot be made.
     #[error(transparent)]
     Diffusion(#[from] crate::diffusion::Error),
+    /// Sampling failed.
+    #[error(transparent)]
+    Sample(#[from] crate::sample::Error),
     /// Metrics or reports cannot be written.
     #[error(transparent)]
     Report(#[from] crate::report::Error),
