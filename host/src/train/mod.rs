@@ -3,6 +3,7 @@
 pub mod checkpoint;
 mod error;
 mod fit;
+pub mod folder;
 pub mod objective;
 mod parameters;
 pub mod pretrain;
