@@ -74,19 +74,32 @@ impl Stream {
     }
 
     /// A tensor of standard normal draws, f32.
-    pub fn normal(&mut self, shape: impl Into<Shape>, device: &Device) -> candle_core::Result<Tensor> {
+    pub fn normal(
+        &mut self,
+        shape: impl Into<Shape>,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
         let shape = shape.into();
         Tensor::from_vec(self.normals(shape.elem_count()), shape, device)
     }
 
     /// A tensor of draws uniform in `0..1`, f32.
-    pub fn uniform(&mut self, shape: impl Into<Shape>, device: &Device) -> candle_core::Result<Tensor> {
+    pub fn uniform(
+        &mut self,
+        shape: impl Into<Shape>,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
         let shape = shape.into();
         Tensor::from_vec(self.uniforms(shape.elem_count()), shape, device)
     }
 
     /// A tensor of integers uniform in `0..bound`, u32.
-    pub fn integers(&mut self, bound: usize, count: usize, device: &Device) -> candle_core::Result<Tensor> {
+    pub fn integers(
+        &mut self,
+        bound: usize,
+        count: usize,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
         let draws: Vec<u32> = (0..count).map(|_| self.below(bound) as u32).collect();
         Tensor::new(draws, device)?.to_dtype(DType::U32)
     }
