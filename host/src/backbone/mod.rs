@@ -3,7 +3,7 @@
 //! A [`Backbone`] never changes once it is open. What a run trains lives outside: an [`Overlay`] of tensors that stand in for named parameters, a [`LayerHook`] that adapts layer
 //! outputs, and residuals added between blocks. A [`Pass`] says which of these one forward uses, so the frozen model stays callable beside the tuned one.
 
-pub mod checkpoint;
+mod checkpoint;
 pub mod dit;
 mod error;
 pub mod forward_file;
