@@ -1,6 +1,7 @@
 //! The host: owns the frozen pretrained backbone and the training loop, and composes plugins into one run.
 
 pub mod backbone;
+pub mod cancel;
 pub mod cli;
 pub mod config;
 pub mod data;

@@ -1,1 +1,28 @@
 //! The plugin side.
+
+extern crate self as plugin_api;
+
+pub mod abi;
+mod batch;
+mod dtype;
+mod error;
+pub mod hooks;
+mod host;
+pub mod message;
+pub mod ops;
+pub mod panics;
+pub mod services;
+pub mod settings;
+pub mod slots;
+mod tensor;
+
+pub use abi::Phase;
+pub use batch::Batch;
+pub use dtype::{DType, Element};
+pub use error::{Error, Result};
+pub use host::Host;
+pub use services::{
+    BackboneInfo, BlockCopy, CacheEntry, Init, LayerInfo, LayerKind, Model, ProcessInfo, RunInfo,
+    SampleRequest,
+};
+pub use tensor::{Conv2d, D, Dim, Dims, Operand, Tensor};

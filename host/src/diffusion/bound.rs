@@ -142,3 +142,74 @@ pub(super) fn broadcastable(values: Tensor, like: &Tensor) -> Result<Tensor> {
     shape[0] = values.dim(0)?;
     values.reshape(shape)?.to_dtype(like.dtype())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use candle_core::{Device, Var};
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::diffusion::{Process, SchedulerConfig};
+
+    #[derive(Deserialize)]
+    struct Golden {
+        shape: Vec<usize>,
+        timesteps: Vec<u32>,
+        x0: Vec<f32>,
+        noise: Vec<f32>,
+        prediction: Vec<f32>,
+        variance: Vec<f32>,
+        bound: Vec<f32>,
+        variance_gradient: Vec<f32>,
+    }
+
+    fn flat(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn check(what: &str, ours: &[f32], theirs: &[f32]) {
+        for (index, (a, b)) in ours.iter().zip(theirs).enumerate() {
+            assert!(
+                (a - b).abs() <= 1e-3 * b.abs() + 1e-5,
+                "{what} {index}: {a} in place of {b}"
+            );
+        }
+    }
+
+    #[test]
+    fn bound_and_its_gradient_are_those_of_the_published_formulas() {
+        let text = include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/goldens/diffusion/bound.json"
+        ));
+        let golden: Golden = serde_json::from_str(text).unwrap();
+        let tensor = |values: &[f32]| {
+            Tensor::from_slice(values, golden.shape.as_slice(), &Device::Cpu).unwrap()
+        };
+        let process = Process::new(SchedulerConfig::default(), true).unwrap();
+        let timesteps = Tensor::new(golden.timesteps.as_slice(), &Device::Cpu).unwrap();
+        let x0 = tensor(&golden.x0);
+        let noisy = process
+            .add_noise(&x0, &tensor(&golden.noise), &timesteps)
+            .unwrap();
+        let prediction = Var::from_tensor(&tensor(&golden.prediction)).unwrap();
+        let variance = Var::from_tensor(&tensor(&golden.variance)).unwrap();
+        let bound = process
+            .variational_bound(&prediction, &variance, &x0, &noisy, &timesteps)
+            .unwrap();
+        assert_eq!(bound.dims(), [golden.timesteps.len()]);
+        check("bound", &flat(&bound), &golden.bound);
+        let gradients = bound.sum_all().unwrap().backward().unwrap();
+        check(
+            "gradient",
+            &flat(gradients.get(&variance).unwrap()),
+            &golden.variance_gradient,
+        );
+        assert!(
+            gradients.get(&prediction).is_none(),
+            "the mean is not detached"
+        );
+    }
+}

@@ -76,9 +76,15 @@ pub struct SchedulerConfig {
     /// Whether multistep samplers drop to first order at the end of a short run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lower_order_final: Option<bool>,
+    /// Whether multistep samplers take their last step at first order whatever the number of steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub euler_at_final: Option<bool>,
     /// The noise level that multistep samplers and Euler end at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub final_sigmas_type: Option<FinalSigma>,
+    /// Multistep samplers leave out timesteps whose half log signal to noise ratio is below this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda_min_clipped: Option<f64>,
     /// Every key that is not one of the above, kept for writing the file back.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -103,7 +109,7 @@ pub enum BetaSchedule {
 }
 
 /// How a sampler chooses its timesteps among the training timesteps (Lin et al. 2024, table 2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Spacing {
     /// Multiples of `T / steps` from 0 (plus `steps_offset`): never reaches the last timestep.
@@ -124,9 +130,9 @@ pub enum VarianceType {
     FixedSmallLog,
     /// The variance of the forward transition.
     FixedLarge,
-    /// What diffusers computes under this name: the logarithm of the forward variance where the variance belongs.
+    /// The variance of the forward transition by way of its logarithm.
     FixedLargeLog,
-    /// The network's own.
+    /// The network puts out the variance itself.
     Learned,
     /// The network interpolates between the logarithms of the posterior and the forward variance.
     LearnedRange,
@@ -164,7 +170,9 @@ impl Default for SchedulerConfig {
             variance_type: None,
             use_karras_sigmas: None,
             lower_order_final: None,
+            euler_at_final: None,
             final_sigmas_type: None,
+            lambda_min_clipped: None,
             other: Map::new(),
         }
     }
@@ -180,10 +188,11 @@ impl SchedulerConfig {
             path: path.into(),
             source,
         })?;
-        let config: Self = serde_json::from_str(&text).map_err(|source| Error::Json {
-            path: path.into(),
-            source,
-        })?;
+        let config: Self =
+            serde_json::from_str(&without_non_finite(&text)).map_err(|source| Error::Json {
+                path: path.into(),
+                source,
+            })?;
         config.check_class()?;
         Ok(config)
     }
@@ -207,15 +216,124 @@ impl SchedulerConfig {
     /// Refuses a class whose process is not a beta schedule, such as a flow-matching one.
     pub(super) fn check_class(&self) -> Result<(), Error> {
         // Some released files name the class without its suffix.
-        let known = |class: &&str| {
-            **class == self.class_name || class.strip_suffix("Scheduler") == Some(&self.class_name)
-        };
-        if CLASSES.iter().any(|class| known(&class)) {
+        let name = &self.class_name;
+        let known = |class: &&str| *class == name || class.strip_suffix("Scheduler") == Some(name);
+        if CLASSES.iter().any(known) {
             return Ok(());
         }
         Err(Error::Class {
             class: self.class_name.clone(),
             supported: CLASSES,
         })
+    }
+}
+
+/// Python writes `-Infinity`, `Infinity` and `NaN` into JSON, which has no such numbers; where diffusers does, the key at this value
+/// means what the absent key means.
+fn without_non_finite(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    let mut in_string = false;
+    while let Some(first) = rest.chars().next() {
+        let token = ["-Infinity", "Infinity", "NaN"]
+            .iter()
+            .find(|token| !in_string && rest.starts_with(**token));
+        let length = match (token, first) {
+            (Some(token), _) => {
+                out.push_str("null");
+                rest = &rest[token.len()..];
+                continue;
+            }
+            // An escape is two characters, and the second one may be a quote.
+            (None, '\\') if in_string => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+            (None, first) => {
+                in_string ^= first == '"';
+                first.len_utf8()
+            }
+        };
+        out.push_str(&rest[..length]);
+        rest = &rest[length..];
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn read(text: &str) -> Result<SchedulerConfig, Error> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("scheduler_config.json");
+        std::fs::write(&path, text).unwrap();
+        SchedulerConfig::read(&path)
+    }
+
+    /// The file of a released Stable Diffusion, in part.
+    #[test]
+    fn a_file_survives_being_read_and_written() {
+        let text = r#"{"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085, "num_train_timesteps": 1000, "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1,
+            "trained_betas": null, "clip_sample": false}"#;
+        let config = read(text).unwrap();
+        assert_eq!(config.beta_schedule, BetaSchedule::ScaledLinear);
+        assert_eq!(
+            (
+                config.steps_offset,
+                config.set_alpha_to_one,
+                config.clip_sample
+            ),
+            (1, Some(false), Some(false))
+        );
+        assert_eq!(
+            (config.timestep_spacing, config.variance_type),
+            (None, None)
+        );
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("scheduler_config.json");
+        config.write(&path).unwrap();
+        assert_eq!(SchedulerConfig::read(&path).unwrap(), config);
+        let written: Value =
+            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(written["skip_prk_steps"], true);
+        assert_eq!(written["beta_schedule"], "scaled_linear");
+        assert_eq!(written["_class_name"], "PNDMScheduler");
+    }
+
+    /// diffusers writes this number, which is no JSON, into every file of this class.
+    #[test]
+    fn minus_infinity_reads_as_absent() {
+        let config = read(r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity, "note": "a \"NaN\" stays", "variance_type": null}"#).unwrap();
+        assert_eq!(config.lambda_min_clipped, None);
+        assert_eq!(config.other["note"], "a \"NaN\" stays");
+        assert_eq!(
+            read(r#"{"lambda_min_clipped": -5.1}"#)
+                .unwrap()
+                .lambda_min_clipped,
+            Some(-5.1)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let flow = read(r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            flow.contains("FlowMatchEulerDiscreteScheduler") && flow.contains("DDIMScheduler"),
+            "{flow}"
+        );
+        let curve = read(r#"{"beta_schedule": "quadratic"}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            curve.contains("quadratic") && curve.contains("scaled_linear"),
+            "{curve}"
+        );
+        let missing = SchedulerConfig::read(Path::new("nowhere/scheduler_config.json"))
+            .unwrap_err()
+            .to_string();
+        assert!(missing.contains("nowhere"), "{missing}");
     }
 }

@@ -74,6 +74,15 @@ impl Level {
         self.alpha.ln() - self.sigma.ln()
     }
 
+    /// The noise-free reverse step from this level to a `cleaner` one: `(f, g)` such that the new data is `f * noisy + g * x0`.
+    ///
+    /// It keeps the noise that the noisy data holds and scales it down: DDIM without noise, Euler's method in [`Level::ratio`], and
+    /// first-order DPM-Solver++ are all this one step.
+    pub fn deterministic_step(self, cleaner: Self) -> (f64, f64) {
+        let kept = cleaner.sigma / self.sigma;
+        (kept, cleaner.alpha - self.alpha * kept)
+    }
+
     /// The reverse step from this level to a `cleaner` one when the clean data is known.
     pub fn posterior(self, cleaner: Self) -> Posterior {
         let carried = self.alpha / cleaner.alpha;

@@ -4,6 +4,9 @@ use candle_core::{Result, Tensor};
 
 use super::{Affine, Error, Level, Prediction, Schedule, SchedulerConfig, Weighting, bound};
 
+/// Stands for the noise to signal ratio where there is no signal, as in diffusers: the signal's share of the variance is taken to be 2^-24.
+const RATIO_WITHOUT_SIGNAL: f64 = 4096.0;
+
 /// How clean data becomes noisy, what the network predicts about it, and how to get back.
 ///
 /// Tensors of data are `[B, ..]` of any float type; timesteps are `[B]`, of an integer type, in `0..num_train_timesteps`.
@@ -65,6 +68,17 @@ impl Process {
     /// The noise level of every training timestep, from the cleanest.
     pub fn levels(&self) -> &[Level] {
         &self.levels
+    }
+
+    /// Noise to signal ratio of every training timestep, from the cleanest; finite even where there is no signal.
+    pub fn ratios(&self) -> Vec<f64> {
+        self.levels
+            .iter()
+            .map(|level| match level.alpha {
+                0.0 => RATIO_WITHOUT_SIGNAL,
+                _ => level.ratio(),
+            })
+            .collect()
     }
 
     /// The level at which noise is `ratio` times signal.

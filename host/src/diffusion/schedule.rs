@@ -89,7 +89,7 @@ fn betas(config: &SchedulerConfig) -> Result<Vec<f32>, Error> {
     })
 }
 
-/// Evenly spaced values by single-precision steps from both ends, as `torch.linspace` places them.
+/// Evenly spaced values by single-precision steps from both ends, multiplied and added in one rounding, as `torch.linspace` places them.
 fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     if count == 1 {
         return vec![start];
@@ -98,9 +98,9 @@ fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     (0..count)
         .map(|index| {
             if index < count / 2 {
-                start + step * index as f32
+                step.mul_add(index as f32, start)
             } else {
-                end - step * (count - 1 - index) as f32
+                step.mul_add(-((count - 1 - index) as f32), end)
             }
         })
         .collect()
@@ -157,4 +157,91 @@ fn check(betas: &[f32]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        config: SchedulerConfig,
+        at: Vec<usize>,
+        betas: Vec<f32>,
+        alphas_cumprod: Vec<f32>,
+    }
+
+    #[test]
+    fn schedules_are_those_of_diffusers() {
+        let text = include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/goldens/diffusion/schedules.json"
+        ));
+        let goldens: Vec<Golden> = serde_json::from_str(text).unwrap();
+        assert_eq!(goldens.len(), 8);
+        for golden in goldens {
+            let schedule = Schedule::new(&golden.config).unwrap();
+            for (index, &timestep) in golden.at.iter().enumerate() {
+                for (ours, theirs) in [
+                    (schedule.betas[timestep], golden.betas[index]),
+                    (
+                        schedule.alphas_cumprod[timestep],
+                        golden.alphas_cumprod[index],
+                    ),
+                ] {
+                    // Rescaled betas are 1 less a number close to 1, so its last digits are theirs.
+                    let near = (ours - theirs).abs() <= 1e-6 * theirs.abs() + 2.0 * f32::EPSILON;
+                    assert!(
+                        near,
+                        "timestep {timestep}: {ours} in place of {theirs}: {:?}",
+                        golden.config
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn signal_falls_at_every_timestep() {
+        for beta_schedule in [
+            BetaSchedule::Linear,
+            BetaSchedule::ScaledLinear,
+            BetaSchedule::SquaredcosCapV2,
+            BetaSchedule::Sigmoid,
+            BetaSchedule::Laplace,
+        ] {
+            let config = SchedulerConfig {
+                beta_schedule,
+                ..Default::default()
+            };
+            let levels = Schedule::new(&config).unwrap().levels();
+            assert!(
+                levels
+                    .windows(2)
+                    .all(|pair| pair[0].alpha > pair[1].alpha && pair[0].sigma < pair[1].sigma),
+                "{beta_schedule:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn impossible_betas_are_named() {
+        let refused = |betas: &[f64], count| {
+            let config = SchedulerConfig {
+                trained_betas: Some(betas.to_vec()),
+                num_train_timesteps: count,
+                ..Default::default()
+            };
+            Schedule::new(&config).unwrap_err().to_string()
+        };
+        assert!(refused(&[0.1, 1.5], 2).contains("timestep 1 is 1.5"));
+        assert!(refused(&[0.1, f64::NAN], 2).contains("timestep 1 is NaN"));
+        assert!(refused(&[1.0, 0.1], 2).contains("timestep 0 is 1"));
+        assert!(refused(&[0.1, 0.2], 3).contains("2 values"));
+        assert!(refused(&[], 0).contains("at least 1"));
+    }
 }

@@ -3,10 +3,12 @@
 
 pub mod environment;
 mod error;
+mod html;
 pub mod metrics;
 pub mod plot;
 pub mod profile;
 pub mod progress;
+pub mod summary;
 pub mod tensorboard;
 
 pub use environment::Environment;
@@ -14,6 +16,7 @@ pub use error::Error;
 pub use metrics::{MetricsLog, StepMetrics};
 pub use profile::{Phase, Profile, Profiler, Stopwatch};
 pub use progress::{Progress, Task};
+pub use summary::{Report, Status};
 pub use tensorboard::EventWriter;
 
 /// Width and height of a PNG, read from its header; `None` if `bytes` is not one.

@@ -10,8 +10,10 @@ use super::{Error, StepMetrics};
 
 /// More points than this across a plot cannot be seen; longer runs are thinned to their extremes.
 const MAX_COLUMNS: usize = 480;
+/// The library places everything on whole pixels; drawing larger and letting the page shrink it keeps curves smooth.
+const SCALE: u32 = 4;
 /// The smoothed line's window, as a part of the run.
-const SMOOTHING: f64 = 0.03;
+const SMOOTHING: f64 = 0.02;
 
 /// The colours on a light page. [`STYLE`] swaps each for its dark twin, which is why no two may be equal.
 const INK: RGBColor = RGBColor(0x1f, 0x29, 0x37);
@@ -23,7 +25,7 @@ const LINE: RGBColor = RGBColor(0x25, 0x63, 0xeb);
 /// The style sheet that makes a plot follow the page's colours; an HTML page needs it once.
 pub const STYLE: &str = "@media (prefers-color-scheme: dark) {\
 .plot [fill=\"#1F2937\"] { fill: #e7e9ee } .plot [fill=\"#6B7280\"] { fill: #9aa3b2 }\
-.plot [stroke=\"#E5E7EB\"] { stroke: #2c313c } .plot [stroke=\"#6B7280\"] { stroke: #596273 }\
+.plot [stroke=\"#E5E7EB\"] { stroke: #2c313c } \
 .plot [stroke=\"#B9CDF6\"] { stroke: #3a5288 } .plot [stroke=\"#2563EB\"] { stroke: #7fa9ff }\
 .plot [fill=\"#2563EB\"] { fill: #7fa9ff } }";
 
@@ -79,9 +81,9 @@ impl Plot<'_> {
     }
 
     fn draw(&self, svg: &mut String) -> Result<(), Box<dyn std::error::Error + '_>> {
-        let (width, height) = self.size;
+        let (width, height) = (self.size.0 * SCALE, self.size.1 * SCALE);
         let root = SVGBackend::with_string(svg, (width, height)).into_drawing_area();
-        root.draw_text(&self.heading(), &font(13).color(&INK), (12, 8))?;
+        root.draw_text(&self.heading(), &bold(13).color(&INK), at(12, 8))?;
 
         let smooth = if self.noisy {
             smoothed(&self.points)
@@ -94,23 +96,28 @@ impl Plot<'_> {
             } else {
                 "no finite values"
             };
-            root.draw_text(text, &font(12).color(&MUTED), (12, height as i32 / 2))?;
+            root.draw_text(
+                text,
+                &font(12).color(&MUTED),
+                at(12, self.size.1 as i32 / 2),
+            )?;
             root.present()?;
             return Ok(());
         };
         let x = Axis::of_steps(&self.points);
         let mut chart = ChartBuilder::on(&root)
-            .margin_top(34)
-            .margin_right(16)
-            .margin_bottom(6)
-            .x_label_area_size(22)
-            .y_label_area_size(54)
+            .margin_top(34 * SCALE)
+            .margin_right(24 * SCALE)
+            .margin_bottom(6 * SCALE)
+            .x_label_area_size(22 * SCALE)
+            .y_label_area_size(54 * SCALE)
             .build_cartesian_2d(x.clone(), y.clone())?;
         chart
             .configure_mesh()
             .disable_x_mesh()
-            .bold_line_style(GRID.stroke_width(1))
-            .axis_style(MUTED.stroke_width(1))
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID.stroke_width(SCALE))
+            .axis_style(GRID.stroke_width(SCALE))
             .x_label_style(font(11).color(&MUTED))
             .y_label_style(font(11).color(&MUTED))
             .x_labels(x.ticks.len())
@@ -120,18 +127,21 @@ impl Plot<'_> {
         let place = |&(step, value): &(u64, f64)| (step as f64, y.place(value));
         if self.noisy {
             for run in finite_runs(&thinned(&self.points)) {
-                chart.draw_series(LineSeries::new(run.iter().map(place), RAW.stroke_width(1)))?;
+                chart.draw_series(LineSeries::new(
+                    run.iter().map(place),
+                    RAW.stroke_width(SCALE),
+                ))?;
             }
         }
         for run in finite_runs(&thinned(&smooth)) {
             match run.as_slice() {
                 [alone] => {
-                    chart.draw_series([Circle::new(place(alone), 3, LINE.filled())])?;
+                    chart.draw_series([Circle::new(place(alone), 3 * SCALE, LINE.filled())])?;
                 }
                 run => {
                     chart.draw_series(LineSeries::new(
                         run.iter().map(place),
-                        LINE.stroke_width(2),
+                        LINE.stroke_width(2 * SCALE),
                     ))?;
                 }
             }
@@ -170,7 +180,7 @@ impl Plot<'_> {
             .split_once("<svg")
             .and_then(|(_, rest)| rest.split_once('>'))
             .map_or(svg, |(_, body)| body);
-        let (width, height) = self.size;
+        let (width, height) = (self.size.0 * SCALE, self.size.1 * SCALE);
         let name = escape(&self.description());
         format!(
             "<svg class=\"plot\" role=\"img\" viewBox=\"0 0 {width} {height}\" xmlns=\"http://www.w3.org/2000/svg\">\
@@ -180,8 +190,24 @@ impl Plot<'_> {
     }
 }
 
-fn font(size: u32) -> TextStyle<'static> {
-    ("system-ui, sans-serif", size).into()
+/// A place in CSS pixels.
+fn at(x: i32, y: i32) -> (i32, i32) {
+    (x * SCALE as i32, y * SCALE as i32)
+}
+
+/// Text of a size in CSS pixels. The library takes a font's line height for its size and writes the em size, 1.24
+/// times smaller.
+fn font(pixels: u32) -> TextStyle<'static> {
+    ("system-ui, sans-serif", 1.24 * f64::from(pixels * SCALE)).into()
+}
+
+fn bold(pixels: u32) -> TextStyle<'static> {
+    (
+        "system-ui, sans-serif",
+        1.24 * f64::from(pixels * SCALE),
+        FontStyle::Bold,
+    )
+        .into()
 }
 
 fn escape(text: &str) -> String {
@@ -302,7 +328,7 @@ mod tests {
             .svg_file()
             .unwrap();
         assert!(
-            svg.starts_with("<svg class=\"plot\" role=\"img\" viewBox=\"0 0 640 240\""),
+            svg.starts_with("<svg class=\"plot\" role=\"img\" viewBox=\"0 0 2560 960\""),
             "{svg}"
         );
         assert!(svg.contains(

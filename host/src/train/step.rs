@@ -29,23 +29,24 @@ impl Trainer {
     /// # Errors
     /// Whatever fails before the optimizer moves; [`Trainer::checkpoint`] then still saves the step before.
     pub(super) fn step(&mut self) -> Result<StepMetrics, Error> {
+        let session = self.session.clone();
         let accumulation = self.settings.accumulation;
         let mut gradients = Gradients::default();
         let mut loss = 0.0;
         for _ in 0..accumulation {
             let batch = {
-                let _time = self.session.profiler.phase(Phase::Data);
+                let _time = session.profiler.phase(Phase::Data);
                 self.loader.next_batch()?
             };
             let forward = self.forward(batch)?;
             let value = f64::from(forward.total.to_dtype(DType::F32)?.to_scalar::<f32>()?);
             self.refuse_non_finite("loss", value)?;
             loss += value / accumulation as f64;
-            let _time = self.session.profiler.phase(Phase::Backward);
+            let _time = session.profiler.phase(Phase::Backward);
             gradients.add(&mut forward.total.backward()?, &self.optimizer_vars)?;
         }
 
-        let _time = self.session.profiler.phase(Phase::Optimizer);
+        let _time = session.profiler.phase(Phase::Optimizer);
         let norm = grad_norm(gradients.0.values())? / accumulation as f64;
         self.refuse_non_finite("gradient norm", norm)?;
         let clip = if self.settings.clip > 0.0 { clip_scale(norm, self.settings.clip) } else { 1.0 };
@@ -56,7 +57,7 @@ impl Trainer {
             ema.update(&self.parameters)?;
         }
         self.done += 1;
-        self.mark()?;
+        self.mark();
         Ok(StepMetrics { step: self.done, loss, lr, grad_norm: norm, ..StepMetrics::default() })
     }
 
@@ -67,7 +68,7 @@ impl Trainer {
 
         let (latents, conditioning) = {
             let _time = session.profiler.phase(Phase::Encode);
-            let latents = session.encoder.encode(batch.images()?)?; // [B, C, H, W]
+            let latents = session.encoder.encode(images(&batch)?)?; // [B, C, H, W]
             (latents, self.conditioning(&batch)?)
         };
         let count = latents.dim(0)?;
@@ -114,7 +115,7 @@ impl Trainer {
 
     /// The batch's class labels, some dropped to the null class so that the model also learns the unconditional prediction.
     fn conditioning(&mut self, batch: &Batch) -> Result<Conditioning, Error> {
-        let images = batch.images()?;
+        let images = images(batch)?;
         let count = images.dim(0)?;
         let null = self.session.backbone.info().num_classes as u32;
         let mut labels = match batch.tensors.get("class_labels") {
@@ -150,4 +151,8 @@ impl Gradients {
         }
         Ok(())
     }
+}
+
+fn images(batch: &Batch) -> Result<&Tensor, Error> {
+    batch.tensors.get("images").ok_or(Error::NoImages)
 }

@@ -133,11 +133,21 @@ impl Trainer {
         self.done
     }
 
+    /// The trained stand-ins for backbone tensors: their averages where the run keeps them.
+    pub fn best_overlay(&self) -> Overlay {
+        match &self.ema {
+            Some(ema) => {
+                let averages = ema.values();
+                self.overlay.iter().map(|(name, value)| (name.clone(), averages.get(name).unwrap_or(value).clone())).collect()
+            }
+            None => self.overlay.clone(),
+        }
+    }
+
     /// Remembers this place as the end of a whole step.
-    pub(super) fn mark(&mut self) -> Result<(), Error> {
+    pub(super) fn mark(&mut self) {
         self.position = State::new(self.done, self.loader.state());
         self.position.streams = self.streams.state();
-        Ok(())
     }
 
     /// Saves the last whole step in the run folder and gives the checkpoint's folder.

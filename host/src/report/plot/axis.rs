@@ -167,12 +167,12 @@ impl ValueFormatter<f64> for Axis {
     }
 }
 
-/// The next 1, 2 or 5 times a power of ten.
-fn round_step(least: f64) -> f64 {
-    let power = 10f64.powf(least.log10().floor());
+/// About `wanted`: 1, 2 or 5 times a power of ten.
+fn round_step(wanted: f64) -> f64 {
+    let power = 10f64.powf(wanted.log10().floor());
     let digit = [1.0, 2.0, 5.0]
         .into_iter()
-        .find(|digit| digit * power >= least * 0.999)
+        .find(|digit| digit * power >= 0.75 * wanted)
         .unwrap_or(10.0);
     digit * power
 }
@@ -216,7 +216,7 @@ mod tests {
     fn ticks_are_few_and_round() {
         check(&[0.01, 0.09], &["0", "0.02", "0.04", "0.06", "0.08"]);
         check(&[400.0, 420.0], &["400", "405", "410", "415", "420"]);
-        check(&[0.0, 1e-4], &["0", "5e-5", "1e-4"]);
+        check(&[0.0, 1e-4], &["0", "2e-5", "4e-5", "6e-5", "8e-5", "1e-4"]);
         check(&[-2.0, 2.0], &["-2", "-1", "0", "1", "2"]);
         check(
             &[12_000.0, 39_000.0],

@@ -1,0 +1,256 @@
+//! What a pass may change, and what it must leave alone.
+
+use std::cell::RefCell;
+
+use candle_core::{Device, Tensor};
+
+use super::super::{LayerHook, LayerKind};
+use super::*;
+
+/// Adds zero to every output, keeping count of what it sees.
+struct ZeroAdapter<'a> {
+    backbone: &'a Backbone,
+    seen: RefCell<Vec<usize>>,
+}
+
+impl LayerHook for ZeroAdapter<'_> {
+    fn adapt(&self, layer: usize, input: &Tensor, output: Tensor) -> candle_core::Result<Tensor> {
+        let info = &self.backbone.layers()[layer];
+        let (features, of) = match info.kind {
+            LayerKind::Linear => (input.dims().last().copied(), output.dims().last().copied()),
+            LayerKind::Conv2d => (Some(input.dim(1)?), Some(output.dim(1)?)),
+            LayerKind::Embedding => (Some(info.in_features), output.dims().last().copied()),
+        };
+        assert_eq!(
+            (features, of),
+            (Some(info.in_features), Some(info.out_features)),
+            "{}",
+            info.path
+        );
+        self.seen.borrow_mut().push(layer);
+        &output + output.zeros_like()?
+    }
+}
+
+#[test]
+fn a_zero_adapter_leaves_every_bit_and_sees_each_layer_once() {
+    for backbone in [open("small"), open("sharded"), lively(tiny())] {
+        let case = Case::random(&backbone, 2);
+        let hook = ZeroAdapter {
+            backbone: &backbone,
+            seen: RefCell::default(),
+        };
+        let pass = Pass {
+            layers: Some(&hook),
+            ..Pass::frozen()
+        };
+        assert_eq!(
+            values(&case.run(&backbone, &pass)),
+            values(&case.run(&backbone, &Pass::frozen()))
+        );
+        let mut seen = hook.seen.into_inner();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..backbone.layers().len()).collect::<Vec<_>>());
+    }
+}
+
+/// Doubles the output of one layer.
+struct Double(usize);
+
+impl LayerHook for Double {
+    fn adapt(&self, layer: usize, _input: &Tensor, output: Tensor) -> candle_core::Result<Tensor> {
+        if layer == self.0 {
+            output * 2.0
+        } else {
+            Ok(output)
+        }
+    }
+}
+
+#[test]
+fn doubling_a_layers_output_equals_doubling_its_parameters() {
+    let backbone = lively(tiny());
+    let case = Case::random(&backbone, 2);
+    for (index, layer) in backbone.layers().iter().enumerate() {
+        let doubled: Overlay = backbone
+            .parameters()
+            .filter(|(name, _)| layer.parameters().iter().any(|(own, _)| own == name))
+            .map(|(name, value)| (name.to_owned(), (value * 2.0).unwrap()))
+            .collect();
+        assert!(!doubled.is_empty(), "{}", layer.path);
+        let by_overlay = Pass {
+            overlay: Some(&doubled),
+            ..Pass::frozen()
+        };
+        let hook = Double(index);
+        let by_hook = Pass {
+            layers: Some(&hook),
+            ..Pass::frozen()
+        };
+        let (hooked, expected) = (
+            case.run(&backbone, &by_hook),
+            case.run(&backbone, &by_overlay),
+        );
+        check_close(&layer.path, &hooked, &expected, 1e-5);
+        let moved = relative(&hooked, &case.run(&backbone, &Pass::frozen()));
+        assert!(
+            moved > 1e-6,
+            "{} does not change the prediction",
+            layer.path
+        );
+    }
+}
+
+#[test]
+fn what_trains_gets_a_gradient_and_what_is_frozen_gets_none() {
+    for backbone in [open("small"), open("sharded"), lively(tiny())] {
+        let case = Case::random(&backbone, 3);
+        let (variables, mut overlay) = all_trainable(&backbone);
+        let frozen_again = "transformer_blocks.1.attn1.to_v.weight";
+        overlay.remove(frozen_again);
+        let pass = Pass {
+            overlay: Some(&overlay),
+            ..Pass::frozen()
+        };
+        let loss = case
+            .run(&backbone, &pass)
+            .sqr()
+            .unwrap()
+            .mean_all()
+            .unwrap();
+        let gradients = loss.backward().unwrap();
+        for (name, variable) in &variables {
+            let gradient = gradients.get(variable);
+            if name == frozen_again {
+                assert!(gradient.is_none(), "{name} is not in the overlay");
+                continue;
+            }
+            let largest = values(gradient.unwrap_or_else(|| panic!("{name} has no gradient")))
+                .into_iter()
+                .fold(0.0, |largest: f32, value| largest.max(value.abs()));
+            // A key's bias adds the same to all scores of a query, which the softmax ignores: its true gradient is zero.
+            assert!(
+                largest > 0.0 || name.ends_with("to_k.bias"),
+                "{name} has a zero gradient"
+            );
+        }
+        for (name, frozen) in backbone.parameters() {
+            assert!(
+                gradients.get(frozen).is_none(),
+                "the frozen {name} has a gradient"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_overlay_of_one_parameter_leaves_the_frozen_model_callable() {
+    let backbone = lively(tiny());
+    let case = Case::random(&backbone, 1);
+    let before = values(&case.run(&backbone, &Pass::frozen()));
+    let name = "proj_out_2.weight";
+    let frozen = backbone
+        .parameters()
+        .find(|(own, _)| *own == name)
+        .unwrap()
+        .1;
+    let overlay = Overlay::from([(name.to_owned(), frozen.zeros_like().unwrap())]);
+    backbone.check_overlay(&overlay).unwrap();
+    let pass = Pass {
+        overlay: Some(&overlay),
+        ..Pass::frozen()
+    };
+    assert_ne!(values(&case.run(&backbone, &pass)), before);
+    assert_eq!(values(&case.run(&backbone, &Pass::frozen())), before);
+}
+
+#[test]
+fn each_sample_has_its_own_timestep_and_label() {
+    let backbone = open("small");
+    let case = Case::read("small/case.safetensors");
+    let together = case.run(&backbone, &Pass::frozen());
+    for sample in 0..3 {
+        let alone = Case(
+            case.0
+                .iter()
+                .filter(|(name, _)| {
+                    ["latents", "timesteps", "class_labels"].contains(&name.as_str())
+                })
+                .map(|(name, value)| (name.clone(), value.narrow(0, sample, 1).unwrap()))
+                .collect(),
+        );
+        let expected = together.narrow(0, sample, 1).unwrap();
+        check_close(
+            "sample",
+            &alone.run(&backbone, &Pass::frozen()),
+            &expected,
+            1e-5,
+        );
+    }
+}
+
+#[test]
+fn residuals_add_after_each_block_and_zeros_add_nothing() {
+    let backbone = lively(tiny());
+    let case = Case::random(&backbone, 2);
+    let (tokens, width) = (16, backbone.info().width);
+    let site = |value: f64| {
+        (Tensor::ones((2, tokens, width), candle_core::DType::F32, &Device::Cpu).unwrap() * value)
+            .unwrap()
+    };
+    let run = |residuals: &[Tensor]| {
+        let pass = Pass {
+            residuals: Some(residuals),
+            ..Pass::frozen()
+        };
+        values(&case.run(&backbone, &pass))
+    };
+    let frozen = values(&case.run(&backbone, &Pass::frozen()));
+    assert_eq!(run(&[site(0.0), site(0.0), site(0.0)]), frozen);
+    // Layer norm hides a constant shift of the last hidden state, so a ramp over features is used there.
+    let ramp = Tensor::arange(0.0f32, width as f32, &Device::Cpu)
+        .unwrap()
+        .broadcast_as((2, tokens, width))
+        .unwrap();
+    for index in 0..backbone.info().residual_sites {
+        let mut residuals = vec![site(0.0); 3];
+        residuals[index] = ramp.clone();
+        assert_ne!(run(&residuals), frozen, "site {index}");
+    }
+}
+
+#[test]
+fn a_fresh_model_predicts_zero_and_only_its_last_layers_start_to_learn() {
+    let backbone = Backbone::init(tiny(), 3, &Device::Cpu).unwrap();
+    let case = Case::random(&backbone, 2);
+    assert!(
+        values(&case.run(&backbone, &Pass::frozen()))
+            .iter()
+            .all(|&value| value == 0.0)
+    );
+    let weight = |name: &str| {
+        backbone
+            .parameters()
+            .find(|(own, _)| *own == name)
+            .unwrap()
+            .1
+            .clone()
+    };
+    let bound = (6.0f32 / (16 + 3 * 16) as f32).sqrt();
+    let query = values(&weight("transformer_blocks.0.attn1.to_q.weight"));
+    let largest = query
+        .iter()
+        .fold(0.0f32, |largest, value| largest.max(value.abs()));
+    assert!(
+        largest <= bound && largest > 0.9 * bound,
+        "{largest} against {bound}"
+    );
+    let again = Backbone::init(tiny(), 3, &Device::Cpu).unwrap();
+    for ((name, first), (_, second)) in backbone.parameters().zip(again.parameters()) {
+        assert_eq!(
+            values(first),
+            values(second),
+            "{name} depends on more than the seed"
+        );
+    }
+}

@@ -1,0 +1,106 @@
+//! The loop around the step: metrics, progress, checkpoints, and stopping at the right moment.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::cancel::Cancel;
+use crate::report::{EventWriter, MetricsLog, Progress};
+
+use super::{Error, Trainer, checkpoint};
+
+/// How a loop ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps are done.
+    Finished,
+    /// Someone asked to stop; the last whole step is saved in this folder.
+    Interrupted(PathBuf),
+}
+
+/// A run folder's step-by-step records.
+pub struct Records {
+    metrics: MetricsLog,
+    events: Option<EventWriter>,
+}
+
+impl Records {
+    /// Opens the records of a run with `done` steps behind it; what they say of later steps is dropped.
+    ///
+    /// # Errors
+    /// Files that cannot be read or written.
+    pub fn open(run: &Path, done: u64, tensorboard: bool) -> Result<Self, Error> {
+        Ok(Self {
+            metrics: MetricsLog::open(&run.join("metrics.jsonl"), done)?,
+            events: if tensorboard { Some(EventWriter::create(run, done)?) } else { None },
+        })
+    }
+
+    /// A PNG for TensorBoard.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn image(&mut self, step: u64, tag: &str, png: &[u8]) -> Result<(), Error> {
+        match &mut self.events {
+            Some(events) => Ok(events.image(step, tag, png)?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Trainer {
+    /// Trains up to the last step. `between` is called after every step with how many are done.
+    ///
+    /// # Errors
+    /// What a step, a record, a checkpoint or `between` fails with. When a step fails, the last whole one is saved first.
+    pub fn fit(
+        &mut self,
+        run: &Path,
+        records: &mut Records,
+        progress: &Progress,
+        cancel: &Cancel,
+        between: &mut dyn FnMut(&mut Self, &mut Records) -> Result<(), Error>,
+    ) -> Result<Ending, Error> {
+        let steps = self.settings.steps;
+        let samples = (self.settings.batch_size * self.settings.accumulation) as f64;
+        let mut task = progress.train(self.done, steps);
+        while self.done < steps {
+            let start = Instant::now();
+            let session = self.session.clone();
+            let whole = session.profiler.step();
+            let result = self.step();
+            drop(whole);
+            let mut metrics = match result {
+                Ok(metrics) => metrics,
+                Err(error) => {
+                    let place = self.checkpoint(run)?;
+                    tracing::error!("step {} failed; the last good step is saved in `{}`", self.done + 1, place.display());
+                    return Err(error);
+                }
+            };
+            metrics.step_ms = start.elapsed().as_secs_f64() * 1e3;
+            metrics.samples_per_s = samples / start.elapsed().as_secs_f64();
+            let times = self.session.profiler.finish_step();
+            metrics.named.extend(times.into_iter().map(|(name, time)| (format!("time/{name}"), time)));
+            records.metrics.append(&metrics)?;
+            if let Some(events) = &mut records.events {
+                events.step(&metrics)?;
+            }
+            task.tick(self.done, metrics.loss, metrics.step_ms);
+
+            let every = self.settings.checkpoint_every;
+            let due = self.done == steps || (every > 0 && self.done % every == 0);
+            let stop = cancel.requested() && self.done < steps;
+            if due || stop {
+                records.metrics.sync()?;
+                let place = self.checkpoint(run)?;
+                checkpoint::prune(run, self.settings.keep_checkpoints);
+                if stop {
+                    return Ok(Ending::Interrupted(place));
+                }
+            }
+            between(self, records)?;
+        }
+        task.finish();
+        Ok(Ending::Finished)
+    }
+}

@@ -1,0 +1,114 @@
+//! The bag of named data that travels from the dataset through the hooks.
+
+use std::collections::BTreeMap;
+
+use crate::{Error, Result, Tensor, message::message};
+
+message! {
+    /// What one step works on, by name. Hooks may add names; a plugin prefixes its own with its id (`diff_tuning.memory`).
+    ///
+    /// Names the host uses:
+    ///
+    /// | name | in | shape, dtype | meaning |
+    /// |---|---|---|---|
+    /// | `images` | tensors | `[B, 3, H, W]` f32 in -1..1 | the pictures; in training always present |
+    /// | `class_labels` | tensors | `[B]` u32 | classes; the value `num_classes` of the backbone means "no class" |
+    /// | `loss_mask` | tensors | `[B, 1, h, w]` f32 in 0..1, latent size | where the default objective counts; default: the noise mask |
+    /// | `encoder_hidden_states` | tensors | `[B, S, D]` f32 | encoded captions, once the host has encoded them |
+    /// | `captions` | texts | B strings | captions |
+    /// | `names` | texts | B strings | where each sample came from, for messages |
+    ///
+    /// Further per-sample tensors of the dataset (`depth`, `normals`, `mask`, `sources`, ...) appear under their own names.
+    pub struct Batch {
+        /// Tensors; the first dimension is the sample.
+        pub tensors: BTreeMap<String, Tensor>,
+        /// One text a sample.
+        pub texts: BTreeMap<String, Vec<String>>,
+        /// Facts about the whole batch.
+        pub meta: BTreeMap<String, String>,
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Batch::new()
+    }
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Batch {
+            tensors: BTreeMap::new(),
+            texts: BTreeMap::new(),
+            meta: BTreeMap::new(),
+        }
+    }
+
+    /// The tensor called `name`.
+    ///
+    /// # Errors
+    /// [`Error::NotInBatch`], which lists the names there are.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| not_in_batch(name, self.tensors.keys()))
+    }
+
+    /// Adds or replaces the tensor called `name`.
+    pub fn set(&mut self, name: impl Into<String>, tensor: Tensor) {
+        self.tensors.insert(name.into(), tensor);
+    }
+
+    /// The texts called `name`, one a sample.
+    ///
+    /// # Errors
+    /// [`Error::NotInBatch`], which lists the names there are.
+    pub fn texts(&self, name: &str) -> Result<&[String]> {
+        let texts = self
+            .texts
+            .get(name)
+            .ok_or_else(|| not_in_batch(name, self.texts.keys()))?;
+        Ok(texts)
+    }
+
+    /// The pictures, `[B, 3, H, W]` f32 in -1..1.
+    ///
+    /// # Errors
+    /// [`Error::NotInBatch`] when sampling without input pictures.
+    pub fn images(&self) -> Result<&Tensor> {
+        self.get("images")
+    }
+
+    /// The class labels, `[B]` u32, or `None` for data without classes.
+    pub fn class_labels(&self) -> Option<&Tensor> {
+        self.tensors.get("class_labels")
+    }
+
+    /// Number of samples; 0 for an empty batch.
+    pub fn len(&self) -> usize {
+        let tensor = self
+            .tensors
+            .get("images")
+            .or_else(|| self.tensors.values().next());
+        let rows = tensor.and_then(|tensor| tensor.dims().first().copied());
+        rows.or_else(|| self.texts.values().next().map(Vec::len))
+            .unwrap_or(0)
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn not_in_batch<'a>(name: &str, present: impl Iterator<Item = &'a String>) -> Error {
+    let mut present = present.map(String::as_str).collect::<Vec<_>>().join(", ");
+    if present.is_empty() {
+        present.push_str("nothing");
+    }
+    Error::NotInBatch {
+        name: name.to_owned(),
+        present,
+    }
+}
