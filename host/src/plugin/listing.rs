@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::discover::{self, Found, Origin, Place, Search};
-use super::manifest::Manifest;
+use super::manifest::{self, Manifest};
 use super::preflight::{self, Checked};
 use super::settings;
 use super::slots::{Mode, Slot};
@@ -25,7 +25,7 @@ pub struct Entry {
     /// The plugin's version, when its manifest could be read.
     pub version: Option<String>,
     /// One line about it, when its manifest could be read.
-    pub description: Option<String>,
+    pub summary: Option<String>,
     /// The slots it takes.
     pub slots: Vec<String>,
     /// Why this host would not load it; `None` when it would.
@@ -55,7 +55,7 @@ fn entry(found: Found) -> Option<Entry> {
     let problem = match &read {
         Err(preflight::Error::NotAPlugin { .. } | preflight::Error::NotALibrary { .. }) => return None,
         Err(error) => Some(error.to_string()),
-        Ok(checked) => checked.manifest.suits_this_host().err().map(|error| error.to_string()),
+        Ok(checked) => manifest::suits_this_host(&checked.manifest).err().map(|error| error.to_string()),
     };
     let manifest = read.ok().map(|checked| checked.manifest);
     Some(Entry {
@@ -64,7 +64,7 @@ fn entry(found: Found) -> Option<Entry> {
         origin: found.origin,
         shadowed: found.shadowed,
         version: manifest.as_ref().map(|manifest| manifest.version.clone()),
-        description: manifest.as_ref().map(|manifest| manifest.description.clone()),
+        summary: manifest.as_ref().map(|manifest| manifest.summary.clone()),
         slots: manifest.map(|manifest| manifest.slots).unwrap_or_default(),
         problem,
     })
@@ -166,7 +166,7 @@ fn inspection(found: Found, checked: Checked) -> Inspection {
         sha256: checked.sha256,
         slots: slots.collect(),
         settings: settings.collect(),
-        problem: manifest.suits_this_host().err().map(|error| error.to_string()),
+        problem: manifest::suits_this_host(&manifest).err().map(|error| error.to_string()),
         manifest,
     }
 }

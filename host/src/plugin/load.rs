@@ -100,7 +100,7 @@ pub fn load(checked: &Checked) -> Result<Loaded, Error> {
     // each side reads no field past those the other side has.
     let module = unsafe { header.init_root_module_with_unchecked_layout::<PluginModuleRef>() }
         .map_err(|error| refused(error.to_string()))?;
-    let reported = Manifest::parse(module.manifest().as_str().as_bytes());
+    let reported = Manifest::from_json(module.manifest().as_str());
     if reported.ok().as_ref() != Some(&checked.manifest) {
         return Err(Error::ManifestDiffers { path: path.clone() });
     }
