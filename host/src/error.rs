@@ -18,12 +18,21 @@ pub enum Error {
     /// The noise schedule cannot be used.
     #[error(transparent)]
     Diffusion(#[from] crate::diffusion::Error),
-    /// A plugin's file cannot be found.
+    /// The plugins asked for cannot run together, or not at all.
     #[error(transparent)]
-    Discover(#[from] crate::plugin::discover::Error),
-    /// A file is no plugin of this host.
+    Plugins(#[from] crate::plugin::resolve::Error),
+    /// There is nothing to tell about a plugin.
     #[error(transparent)]
-    Preflight(#[from] crate::plugin::preflight::Error),
+    Inspect(#[from] crate::plugin::listing::Error),
+    /// A plugin failed while it ran.
+    #[error(transparent)]
+    Plugin(#[from] crate::plugin::failure::PluginError),
+    /// Training cannot start or go on.
+    #[error(transparent)]
+    Train(#[from] crate::train::Error),
+    /// Sampling failed.
+    #[error(transparent)]
+    Sample(#[from] crate::sample::Error),
     /// A record or report cannot be written.
     #[error(transparent)]
     Report(#[from] crate::report::Error),

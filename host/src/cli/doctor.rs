@@ -6,9 +6,11 @@ use clap::Args;
 use serde_json::json;
 
 use super::failure::Failure;
-use super::plugin::{Candidate, candidates};
-use super::text::{Listing, grouped, table};
+use super::plugin::entries;
+use super::text::{Listing, indented, table};
 use crate::plugin::discover::Search;
+use crate::plugin::listing;
+use crate::plugin::manifest::HOST_ABI;
 use crate::report::Environment;
 
 /// Check this machine and this installation: processor, memory, plugins, folders
@@ -25,11 +27,16 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
     let environment = Environment::detect(rayon::current_num_threads(), "cpu");
     let search = Search::new(&arguments.plugin_dirs);
-    let candidates = candidates(&search);
+    let plugins = listing::list(&search).plugins;
     let folder = std::env::current_dir().unwrap_or_default();
     let writable = tempfile::tempfile_in(&folder).is_ok();
-    let warnings = warnings(&environment, &candidates, writable);
+    let warnings = warnings(
+        &environment,
+        plugins.iter().any(|entry| entry.problem.is_none()),
+        writable,
+    );
 
+    let abi = format!("{}.{}", HOST_ABI.major, HOST_ABI.minor);
     let text = || {
         let features = match environment.cpu_features.join(", ") {
             none if none.is_empty() => "none found".to_owned(),
@@ -41,7 +48,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
         };
         let facts = [
             ("host", environment.host_version.clone()),
-            ("plugin ABI", crate::plugin::manifest::HOST_ABI.to_string()),
+            ("plugin ABI", abi.clone()),
             ("platform", environment.platform.clone()),
             ("processor", environment.cpu.clone()),
             ("vector instructions", features),
@@ -73,11 +80,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
             text += &format!("  {place}{missing}\n");
         }
         text += "\nplugins found\n";
-        let rows: Vec<_> = candidates.iter().map(Candidate::cells).collect();
-        text += if rows.is_empty() { "  none\n" } else { "" };
-        for line in table(&rows).lines() {
-            text += &format!("  {line}\n");
-        }
+        text += &match plugins.len() {
+            0 => "  none\n".to_owned(),
+            _ => indented(&entries(&plugins)),
+        };
         text += match warnings.len() {
             0 => "\nall is well\n",
             _ => "\nto look at\n",
@@ -90,14 +96,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
     let json = || {
         json!({
             "environment": environment,
-            "abi": crate::plugin::manifest::HOST_ABI,
+            "abi": abi,
             "working_folder": { "path": folder, "writable": writable },
             "plugin_places": search.places().iter().map(|place| json!({
                 "path": place.directory,
                 "why": place.origin.to_string(),
                 "exists": place.directory.is_dir(),
             })).collect::<Vec<_>>(),
-            "plugins": candidates.iter().map(Candidate::json).collect::<Vec<_>>(),
+            "plugins": plugins,
             "warnings": warnings,
         })
     };
@@ -105,26 +111,24 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
 }
 
 /// What someone should know before the first run.
-fn warnings(environment: &Environment, candidates: &[Candidate], writable: bool) -> Vec<String> {
+fn warnings(environment: &Environment, any_plugin: bool, writable: bool) -> Vec<String> {
+    const LITTLE_MEMORY: u64 = 2 << 30;
     let mut warnings = Vec::new();
     if cfg!(target_arch = "x86_64")
         && !environment
             .cpu_features
             .iter()
-            .any(|feature| feature.starts_with("avx2"))
+            .any(|feature| feature == "avx2")
     {
         warnings.push("this processor has no AVX2: training is several times slower".to_owned());
     }
-    if environment.memory_bytes > 0 && environment.memory_bytes < 2 << 30 {
-        warnings.push(format!(
-            "{} bytes of memory are little: use a small --batch-size",
-            grouped(environment.memory_bytes as usize)
-        ));
+    if environment.memory_bytes > 0 && environment.memory_bytes < LITTLE_MEMORY {
+        warnings.push("there are less than 2 GiB of memory: use a small --batch-size".to_owned());
     }
     if !writable {
         warnings.push("the working folder is not writable: give --out a folder that is".to_owned());
     }
-    if !candidates.iter().any(Candidate::usable) {
+    if !any_plugin {
         warnings.push("no plugin is found: build them (`cargo build --release`) or point --plugin-dir at them".to_owned());
     }
     warnings

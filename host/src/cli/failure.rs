@@ -3,12 +3,16 @@
 use std::process::ExitCode;
 
 use super::text::Palette;
-use crate::{Error, backbone, config, data};
+use crate::{Error, backbone, config, data, train};
 
 /// The system refused.
 const SYSTEM: u8 = 1;
 /// Wrong input; clap's code for wrong usage, too.
 const INPUT: u8 = 2;
+/// A plugin failed while it ran.
+const PLUGIN: u8 = 3;
+/// Training failed.
+const TRAINING: u8 = 4;
 
 /// A command's failure, ready to be told.
 #[derive(Debug)]
@@ -50,14 +54,41 @@ fn help(error: &Error) -> Option<String> {
 
 fn code(error: &Error) -> u8 {
     match error {
-        Error::Config(config::Error::Write(_)) => SYSTEM,
-        Error::Data(data::Error::Io { .. }) => SYSTEM,
-        Error::Backbone(backbone::Error::Io { source, .. })
-            if source.kind() != std::io::ErrorKind::NotFound =>
-        {
+        Error::Config(error) => match error {
+            config::Error::Write(_) => SYSTEM,
+            _ => INPUT,
+        },
+        Error::Plugin(_) => PLUGIN,
+        Error::Train(error) => train_code(error),
+        Error::Data(error) => data_code(error),
+        Error::Backbone(error) => backbone_code(error),
+        Error::Disk(_) | Error::Report(_) => SYSTEM,
+        _ => INPUT,
+    }
+}
+
+fn train_code(error: &train::Error) -> u8 {
+    match error {
+        train::Error::NonFinite { .. } | train::Error::Tensor(_) => TRAINING,
+        train::Error::Unwritable { .. } | train::Error::Disk(_) | train::Error::Report(_) => SYSTEM,
+        train::Error::Data(error) => data_code(error),
+        train::Error::Backbone(error) => backbone_code(error),
+        _ => INPUT,
+    }
+}
+
+fn data_code(error: &data::Error) -> u8 {
+    match error {
+        data::Error::Io { .. } => SYSTEM,
+        _ => INPUT,
+    }
+}
+
+fn backbone_code(error: &backbone::Error) -> u8 {
+    match error {
+        backbone::Error::Io { source, .. } if source.kind() != std::io::ErrorKind::NotFound => {
             SYSTEM
         }
-        Error::Disk(_) | Error::Report(_) => SYSTEM,
         _ => INPUT,
     }
 }

@@ -12,6 +12,7 @@ mod model;
 mod panics;
 mod plan;
 mod plugin;
+mod pretrain;
 mod text;
 mod threads;
 
@@ -74,6 +75,7 @@ enum When {
 #[derive(Debug, Subcommand)]
 enum Command {
     Plan(plan::Arguments),
+    Pretrain(pretrain::Arguments),
     #[command(subcommand)]
     Plugin(plugin::Command),
     #[command(subcommand)]
@@ -93,8 +95,9 @@ pub fn run() -> ExitCode {
     let palette = Palette::stderr(cli.global.color);
     let outcome = panics::contain(&palette, || {
         let progress = logging::start(&cli.global, &palette);
-        dispatch(cli.command, &progress)?.print();
-        Ok(ExitCode::SUCCESS)
+        let listing = dispatch(cli.command, &progress)?;
+        listing.print();
+        Ok(ExitCode::from(listing.code))
     });
     outcome.unwrap_or_else(|failure| failure.report(&palette))
 }
@@ -109,6 +112,7 @@ fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
 fn dispatch(command: Command, progress: &crate::report::Progress) -> Result<Listing, Failure> {
     match command {
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Pretrain(arguments) => pretrain::run(&arguments, progress),
         Command::Plugin(command) => plugin::run(&command),
         Command::Model(command) => model::run(&command),
         Command::Data(command) => data::run(&command, progress),

@@ -66,7 +66,7 @@ pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
             ))
         }
         Command::Forward(arguments) => {
-            threads::set(arguments.threads.unwrap_or(0));
+            threads::set(arguments.threads.unwrap_or(0) as usize);
             let backbone = Backbone::open(
                 &arguments.backbone,
                 &Device::Cpu,

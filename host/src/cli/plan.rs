@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use super::arguments::RunArguments;
 use super::failure::Failure;
 use super::text::{Listing, table};
-use crate::config::plugin_settings::plugin_settings;
-use crate::config::{Origin, Plan, Resolved, choose, resolve};
+use crate::config::{Origin, Resolved, resolve};
+use crate::plugin::discover::Search;
+use crate::plugin::resolve as plugins;
 
 /// Print the composed step and every setting with where it comes from; takes the arguments of `run`, loads no weights
 #[derive(Debug, Args)]
@@ -21,34 +22,38 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
     let resolved = resolve(&arguments.run.overrides())?;
-    let plan = choose(&resolved)?;
+    let plan = plugins::resolve(
+        &Search::new(&resolved.config.plugin_dir),
+        &resolved.requests(),
+    )?;
     let settings = settings(&resolved, &plan);
+    let json = || {
+        json!({
+            "plugins": plan.plugins.iter().map(|plugin| json!({
+                "name": plugin.name,
+                "id": plugin.checked.manifest.id,
+                "version": plugin.checked.manifest.version,
+                "path": plugin.checked.path,
+                "sha256": plugin.checked.sha256,
+            })).collect::<Vec<_>>(),
+            "slots": plan.composition.slots,
+            "settings": settings.iter().map(|setting| json!({
+                "key": setting.key,
+                "value": setting.value,
+                "from": setting.origin,
+                "where": setting.origin.to_string(),
+            })).collect::<Vec<_>>(),
+            "notes": plan.notes,
+        })
+    };
     Ok(Listing::new(
         arguments.json,
         || describe(&plan, &settings),
-        || {
-            json!({
-                "plugins": plan.plugins.iter().map(|plugin| json!({
-                    "name": plugin.handle,
-                    "id": plugin.checked.manifest.id,
-                    "version": plugin.checked.manifest.version,
-                    "path": plugin.checked.path,
-                    "shadowed": plugin.found.shadowed,
-                })).collect::<Vec<_>>(),
-                "order": plan.composition.plugins.iter().map(|member| &member.name).collect::<Vec<_>>(),
-                "slots": plan.composition.slots,
-                "settings": settings.iter().map(|setting| json!({
-                    "key": setting.key,
-                    "value": setting.value,
-                    "from": setting.origin,
-                    "where": setting.origin.to_string(),
-                })).collect::<Vec<_>>(),
-            })
-        },
+        json,
     ))
 }
 
-/// One line of the second table.
+/// One line of the table of settings.
 struct Row {
     key: String,
     value: Value,
@@ -56,44 +61,43 @@ struct Row {
 }
 
 /// Every setting of the run, then every setting of every plugin, given or not.
-fn settings(resolved: &Resolved, plan: &Plan) -> Vec<Row> {
+fn settings(resolved: &Resolved, plan: &plugins::Resolved) -> Vec<Row> {
     let mut rows: Vec<Row> = resolved
         .listing()
         .into_iter()
         .map(|(key, value, origin)| Row { key, value, origin })
         .collect();
-    for plugin in &plan.plugins {
-        for setting in plugin_settings(&plugin.checked.manifest.settings) {
-            let key = format!("{}.{}", plugin.handle, setting.key);
-            let value = plugin
-                .settings
-                .get(&setting.key)
-                .unwrap_or(&setting.default)
-                .clone();
-            let origin = resolved.origins.of(&key).clone();
-            rows.push(Row { key, value, origin });
-        }
+    for (plugin, member) in plan.plugins.iter().zip(&plan.composition.plugins) {
+        // A file may call itself otherwise than its name says; settings are given under the name it is asked for by.
+        let asked_for = resolved
+            .config
+            .plugin
+            .get(member.chosen)
+            .map_or(plugin.name.clone(), |entry| entry.handle());
+        rows.extend(plugin.settings.iter().map(|(key, value)| Row {
+            key: format!("{}.{key}", plugin.name),
+            value: value.clone(),
+            origin: resolved.origins.of(&format!("{asked_for}.{key}")).clone(),
+        }));
     }
     rows
 }
 
-fn describe(plan: &Plan, settings: &[Row]) -> String {
+fn describe(plan: &plugins::Resolved, settings: &[Row]) -> String {
     let mut text = String::new();
-    let plugins = plan.composition.plugins.iter().filter_map(|member| {
-        let plugin = plan.plugins.get(member.chosen)?;
-        Some([
-            member.name.clone(),
-            member.version.clone(),
-            plugin.checked.path.display().to_string(),
-        ])
-    });
     let mut rows = vec![["plugin", "version", "file"].map(str::to_owned)];
-    rows.extend(plugins);
-    if rows.len() == 1 {
-        text += "no plugins: standard fine-tuning\n";
-    } else {
-        text += &table(&rows);
-    }
+    rows.extend(plan.plugins.iter().map(|plugin| {
+        let manifest = &plugin.checked.manifest;
+        [
+            plugin.name.clone(),
+            manifest.version.to_string(),
+            plugin.checked.path.display().to_string(),
+        ]
+    }));
+    text += &match rows.len() {
+        1 => "no plugins: standard fine-tuning\n".to_owned(),
+        _ => table(&rows),
+    };
     text += &format!("\n{}\n", plan.composition);
 
     let mut rows = vec![["setting", "value", "from"].map(str::to_owned)];
@@ -110,5 +114,9 @@ fn describe(plan: &Plan, settings: &[Row]) -> String {
         };
         [key.clone(), value, origin]
     }));
-    text + &table(&rows)
+    text += &table(&rows);
+    for note in &plan.notes {
+        text += &format!("\nnote: {note}");
+    }
+    text
 }

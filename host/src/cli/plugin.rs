@@ -3,14 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::failure::Failure;
-use super::text::{Listing, table};
-use crate::config::plugin_settings::plugin_settings;
-use crate::plugin::discover::{Found, Search};
-use crate::plugin::preflight::{self, Checked};
-use crate::plugin::slots::Slot;
+use super::text::{Listing, grouped, indented, table};
+use crate::plugin::discover::Search;
+use crate::plugin::listing::{self, Entry, Inspection};
 
 /// See which plugins there are and what they do
 #[derive(Debug, Subcommand)]
@@ -46,137 +44,84 @@ pub(super) struct Inspect {
 
 pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
     match command {
-        Command::List(arguments) => Ok(list(arguments)),
-        Command::Inspect(arguments) => inspect(arguments),
-    }
-}
-
-/// A file in a place for plugins, and what it is or why it cannot be used.
-pub(super) struct Candidate {
-    found: Found,
-    checked: Result<Checked, preflight::Error>,
-}
-
-impl Candidate {
-    /// Whether the file can be used.
-    pub(super) fn usable(&self) -> bool {
-        self.checked.is_ok()
-    }
-
-    /// One line about it.
-    pub(super) fn cells(&self) -> [String; 4] {
-        let (version, about) = match &self.checked {
-            Ok(checked) => (
-                checked.manifest.version.clone(),
-                checked.manifest.slots.join(", "),
-            ),
-            Err(error) => (String::new(), format!("cannot be used: {error}")),
-        };
-        [
-            self.found.name.clone(),
-            version,
-            about,
-            self.found.path.display().to_string(),
-        ]
-    }
-
-    pub(super) fn json(&self) -> Value {
-        let mut json = json!({
-            "name": self.found.name,
-            "path": self.found.path,
-            "found_in": self.found.origin.to_string(),
-            "shadowed": self.found.shadowed,
-        });
-        match &self.checked {
-            Ok(checked) => json["manifest"] = json!(checked.manifest),
-            Err(error) => json["problem"] = json!(error.to_string()),
+        Command::List(arguments) => {
+            let found = listing::list(&Search::new(&arguments.plugin_dirs));
+            Ok(Listing::new(
+                arguments.json,
+                || describe_list(&found),
+                || json!(found),
+            ))
         }
-        json
+        Command::Inspect(arguments) => {
+            let inspection =
+                listing::inspect(&Search::new(&arguments.plugin_dirs), &arguments.plugin)?;
+            Ok(Listing::new(
+                arguments.json,
+                || describe(&inspection),
+                || json!(inspection),
+            ))
+        }
     }
 }
 
-/// Every file in the places that is a plugin or was meant to be one. A sound library without a manifest is neither.
-pub(super) fn candidates(search: &Search) -> Vec<Candidate> {
-    search
-        .all()
-        .into_iter()
-        .map(|found| Candidate {
-            checked: preflight::check(&found.path),
-            found,
-        })
-        .filter(|candidate| !matches!(candidate.checked, Err(preflight::Error::NotAPlugin { .. })))
-        .collect()
+/// A table of plugins; those that cannot be used say why.
+pub(super) fn entries(plugins: &[Entry]) -> String {
+    let mut rows = vec![["plugin", "version", "slots", "file"].map(str::to_owned)];
+    rows.extend(plugins.iter().map(|entry| {
+        let slots = match &entry.problem {
+            Some(problem) => format!("cannot be used: {problem}"),
+            None => entry.slots.join(", "),
+        };
+        let version = entry.version.clone().unwrap_or_default();
+        [
+            entry.name.clone(),
+            version,
+            slots,
+            entry.path.display().to_string(),
+        ]
+    }));
+    table(&rows)
 }
 
-fn list(arguments: &List) -> Listing {
-    let search = Search::new(&arguments.plugin_dirs);
-    let candidates = candidates(&search);
-    let text = || {
-        let places: Vec<_> = search
-            .places()
+fn describe_list(found: &listing::Listing) -> String {
+    if found.plugins.is_empty() {
+        let places: String = found
+            .searched
             .iter()
-            .map(|place| format!("  {place}"))
+            .map(|place| format!("  {place}\n"))
             .collect();
-        if candidates.is_empty() {
-            return format!(
-                "no plugins found; searched, in this order:\n{}",
-                places.join("\n")
+        return format!("no plugins found; searched, in this order:\n{places}");
+    }
+    let mut text = entries(&found.plugins);
+    for entry in &found.plugins {
+        for hidden in &entry.shadowed {
+            text += &format!(
+                "\nnote: {} is not used, because {} comes first",
+                hidden.display(),
+                entry.path.display()
             );
         }
-        let mut rows = vec![["plugin", "version", "slots", "file"].map(str::to_owned)];
-        rows.extend(candidates.iter().map(Candidate::cells));
-        let mut text = table(&rows);
-        for Candidate { found, .. } in &candidates {
-            for hidden in &found.shadowed {
-                text += &format!(
-                    "\n{}: {} is not used, {} comes first",
-                    found.name,
-                    hidden.display(),
-                    found.path.display()
-                );
-            }
-        }
-        text
-    };
-    Listing::new(arguments.json, text, || {
-        json!(candidates.iter().map(Candidate::json).collect::<Vec<_>>())
-    })
+    }
+    text
 }
 
-fn inspect(arguments: &Inspect) -> Result<Listing, Failure> {
-    let found = Search::new(&arguments.plugin_dirs).find(&arguments.plugin)?;
-    let checked = preflight::read(&found.path)?;
-    let json = || {
-        json!({
-            "path": checked.path,
-            "size": checked.size,
-            "sha256": checked.sha256,
-            "shadowed": found.shadowed,
-            "manifest": checked.manifest,
-            "problem": checked.manifest.suits_this_host().err().map(|error| error.to_string()),
-        })
-    };
-    Ok(Listing::new(
-        arguments.json,
-        || describe(&checked, &found),
-        json,
-    ))
-}
-
-fn describe(checked: &Checked, found: &Found) -> String {
-    let manifest = &checked.manifest;
+fn describe(inspection: &Inspection) -> String {
+    let manifest = &inspection.manifest;
     let mut text = format!("{} {}\n", manifest.id, manifest.version);
-    if !manifest.description.is_empty() {
-        text += &format!("{}\n", manifest.description);
+    if !manifest.summary.is_empty() {
+        text += &format!("{}\n", manifest.summary);
     }
     let mut facts = vec![
-        ["file".to_owned(), checked.path.display().to_string()],
+        ["file".to_owned(), inspection.path.display().to_string()],
         [
             "size".to_owned(),
-            format!("{} bytes", super::text::grouped(checked.size as usize)),
+            format!("{} bytes", grouped(inspection.size as usize)),
         ],
-        ["sha256".to_owned(), checked.sha256.clone()],
-        ["needs host ABI".to_owned(), manifest.abi.to_string()],
+        ["sha256".to_owned(), inspection.sha256.clone()],
+        [
+            "needs host ABI".to_owned(),
+            format!("{}.{}", manifest.needs.major, manifest.needs.minor),
+        ],
     ];
     let lists = [
         ("requires", &manifest.requires),
@@ -184,56 +129,64 @@ fn describe(checked: &Checked, found: &Found) -> String {
         ("goes before", &manifest.before),
         ("goes after", &manifest.after),
     ];
+    for (what, names) in lists {
+        if !names.is_empty() {
+            facts.push([what.to_owned(), names.join(", ")]);
+        }
+    }
     facts.extend(
-        lists
-            .into_iter()
-            .filter(|(_, names)| !names.is_empty())
-            .map(|(what, names)| [what.to_owned(), names.join(", ")]),
-    );
-    facts.extend(
-        found
+        inspection
             .shadowed
             .iter()
             .map(|path| ["hides".to_owned(), path.display().to_string()]),
     );
-    if let Err(error) = manifest.suits_this_host() {
-        facts.push(["cannot run here".to_owned(), error.to_string()]);
-    }
+    facts.extend(
+        inspection
+            .problem
+            .iter()
+            .map(|problem| ["cannot be used".to_owned(), problem.clone()]),
+    );
     text += &format!("\n{}", table(&facts));
 
-    let slots = manifest.slots.iter().map(|name| {
-        let slot = Slot::from_name(name);
-        let mode = slot.map_or("unknown to this host".to_owned(), |slot| {
-            slot.mode().to_string()
-        });
-        [
-            name.clone(),
-            mode,
-            slot.map_or(String::new(), |slot| slot.does().to_owned()),
-        ]
-    });
-    text += &format!("\nslots\n{}", indented(&table(&slots.collect::<Vec<_>>())));
+    let slots: Vec<_> = inspection
+        .slots
+        .iter()
+        .map(|slot| {
+            let mode = slot
+                .mode
+                .map_or("not in this host".to_owned(), |mode| mode.to_string());
+            [
+                slot.name.clone(),
+                mode,
+                slot.does.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    text += &format!("\nslots\n{}", indented(&table(&slots)));
 
-    let settings = plugin_settings(&manifest.settings);
-    text += "\nsettings (`--set";
-    text += &format!(" {}.KEY=VALUE`)\n", manifest.id);
-    if settings.is_empty() {
+    text += &format!("\nsettings, given as `--set {}.KEY=VALUE`\n", manifest.id);
+    if inspection.settings.is_empty() {
         text += "  none\n";
     }
-    for setting in settings {
-        let default = if setting.default.is_null() {
-            "none".to_owned()
-        } else {
-            setting.default.to_string()
+    for setting in &inspection.settings {
+        let mut takes = setting.takes.clone();
+        if !setting.choices.is_empty() {
+            let choices: Vec<_> = setting
+                .choices
+                .iter()
+                .map(|choice| choice.as_str().map_or(choice.to_string(), str::to_owned))
+                .collect();
+            takes += &format!(" ({})", choices.join(" | "));
+        }
+        let default = match &setting.default {
+            None => "must be given".to_owned(),
+            Some(default) if default.is_null() => "default none".to_owned(),
+            Some(default) => format!("default {default}"),
         };
-        text += &format!("  {}: {}; default {default}\n", setting.key, setting.must);
-        for line in setting.description.lines() {
+        text += &format!("  {}: {takes}; {default}\n", setting.key);
+        for line in setting.help.lines() {
             text += &format!("      {}\n", line.trim());
         }
     }
     text
-}
-
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
 }

@@ -13,6 +13,8 @@ pub(super) struct Listing {
     pub(super) text: String,
     /// For programs: printed instead where `--json` was given.
     pub(super) json: Option<serde_json::Value>,
+    /// The exit code that goes with it.
+    pub(super) code: u8,
 }
 
 impl Listing {
@@ -26,11 +28,13 @@ impl Listing {
             Self {
                 text: String::new(),
                 json: Some(json()),
+                code: 0,
             }
         } else {
             Self {
                 text: text(),
                 json: None,
+                code: 0,
             }
         }
     }
@@ -40,7 +44,13 @@ impl Listing {
         Self {
             text: text.into(),
             json: None,
+            code: 0,
         }
+    }
+
+    /// The same with an exit code.
+    pub(super) fn ending(self, code: u8) -> Self {
+        Self { code, ..self }
     }
 
     /// Writes to standard output. A reader that has gone away (`| head`) ends the printing, not the program.
@@ -75,7 +85,12 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// A number with thin groups of three: `5,512,368`.
+/// The same lines, two spaces further in.
+pub(super) fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+/// A number in groups of three: `5,512,368`.
 pub(super) fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();

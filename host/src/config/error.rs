@@ -76,27 +76,6 @@ pub enum Error {
         /// The reason, a clause.
         reason: String,
     },
-    /// A setting that the plugin does not have.
-    #[error("plugin `{plugin}` has no setting `{key}` (given by {origin}){instead}")]
-    UnknownSetting {
-        /// The plugin's name in this run.
-        plugin: String,
-        /// The setting as written.
-        key: String,
-        /// Where it was written.
-        origin: Origin,
-        /// The nearest setting, or all of them.
-        instead: String,
-    },
-    /// A plugin's file was not found.
-    #[error(transparent)]
-    Discover(#[from] crate::plugin::discover::Error),
-    /// A file cannot be a plugin of this host.
-    #[error(transparent)]
-    Preflight(#[from] crate::plugin::preflight::Error),
-    /// The plugins do not fit together.
-    #[error(transparent)]
-    Compose(#[from] crate::plugin::compose::Error),
     /// `--set` without the form SECTION.KEY=VALUE.
     #[error("`--set {text}` is not of the form SECTION.KEY=VALUE")]
     SetForm {

@@ -10,8 +10,7 @@ pub mod error;
 pub mod layers;
 mod listing;
 mod plugin_list;
-pub mod plugin_settings;
-pub mod plugins;
+mod plugin_values;
 pub mod resolve;
 pub mod run_file;
 pub mod suggest;
@@ -21,7 +20,6 @@ pub use choices::{Precision, Sampler, Schedule, Spacing, Trainable, Weighting};
 pub use compare::{Difference, Effect, compare};
 pub use error::Error;
 pub use layers::{Assignment, Origin, Origins};
-pub use plugins::{Chosen, Plan, choose};
 pub use resolve::{Overrides, PluginArgument, Resolved, resolve, resolve_sections};
 pub use run_file::{
     BackboneSection, DataSection, PluginEntry, RunFile, RunSection, SampleSection, TrainSection,

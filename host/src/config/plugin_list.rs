@@ -123,7 +123,11 @@ impl Plugins {
         else {
             return Ok(false);
         };
-        let value = toml_value(text).unwrap_or_else(|| Value::String(text.to_owned()));
+        // The plugin's schema decides whether `8` is a number or text; only what TOML alone can say is read as TOML here.
+        let value = match toml_value(text) {
+            Some(value @ (Value::String(_) | Value::Array(_) | Value::Table(_))) => value,
+            _ => Value::String(text.to_owned()),
+        };
         let wrong = |must: &str| Error::Value {
             key: format!("{target}.{key}"),
             must: must.to_owned(),

@@ -70,24 +70,21 @@ impl Resolved {
         &self.config.run.out
     }
 
-    /// Every key with its value and origin, in the order of the run file, plugins' given settings last.
+    /// Every key of every section with its value and origin, in the order of the run file.
     pub fn listing(&self) -> Vec<(String, serde_json::Value, Origin)> {
-        let mut rows = Vec::new();
-        for (section, keys) in ordered(&self.config) {
-            for (key, value) in keys {
-                let key = format!("{section}.{key}");
-                let origin = self.origins.of(&key).clone();
-                rows.push((key, value, origin));
-            }
-        }
-        for plugin in &self.config.plugin {
-            for (key, value) in &plugin.settings {
-                let key = format!("{}.{key}", plugin.handle());
-                let origin = self.origins.of(&key).clone();
-                rows.push((key, serde_json::to_value(value).unwrap_or_default(), origin));
-            }
-        }
-        rows
+        let key = |section: &str, (key, value): (String, serde_json::Value)| {
+            let key = format!("{section}.{key}");
+            let origin = self.origins.of(&key).clone();
+            (key, value, origin)
+        };
+        let sections = ordered(&self.config).into_iter();
+        sections
+            .flat_map(|(section, keys)| {
+                keys.into_iter()
+                    .map(move |entry| key(&section, entry))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     /// The configuration as a run file that resolves to this configuration again.
