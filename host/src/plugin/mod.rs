@@ -7,6 +7,8 @@
 mod bag;
 pub mod compose;
 pub mod discover;
+pub mod failure;
+pub mod foreign;
 mod handle;
 pub mod listing;
 pub mod load;
