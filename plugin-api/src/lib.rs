@@ -18,6 +18,7 @@ pub mod services;
 pub mod settings;
 pub mod slots;
 mod tensor;
+pub mod testing;
 
 pub use abi::Phase;
 pub use batch::Batch;
