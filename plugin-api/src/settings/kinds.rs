@@ -14,10 +14,6 @@ pub trait SettingKind: Sized {
     fn read(value: &Value) -> Option<Self>;
 }
 
-/// Marker for the text of a literal default; used by the derive.
-#[doc(hidden)]
-pub type Quoted = &'static str;
-
 macro_rules! whole {
     ($($ty:ty: $body:literal),*) => {$(
         impl SettingKind for $ty {
@@ -95,28 +91,18 @@ impl SettingKind for () {
     }
 }
 
-/// Reads an optional value.
+/// Reads an optional value; used by the derive.
 #[doc(hidden)]
-pub fn read_option<T: SettingKind>(value: &Value) -> Option<Option<T>> {
+pub fn read_option<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Option<T>> {
     if value.is_null() {
         Some(None)
     } else {
-        T::read(value).map(Some)
+        read(value).map(Some)
     }
 }
 
-/// Reads a list.
+/// Reads a list; used by the derive.
 #[doc(hidden)]
-pub fn read_list<T: SettingKind>(value: &Value) -> Option<Vec<T>> {
-    value.as_array()?.iter().map(T::read).collect()
-}
-
-/// Reads an optional list.
-#[doc(hidden)]
-pub fn read_option_list<T: SettingKind>(value: &Value) -> Option<Option<Vec<T>>> {
-    if value.is_null() {
-        Some(None)
-    } else {
-        read_list(value).map(Some)
-    }
+pub fn read_list<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    value.as_array()?.iter().map(read).collect()
 }
