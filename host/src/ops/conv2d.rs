@@ -550,7 +550,16 @@ multiversion! {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden_case};
+
+    fn config(stride: usize, padding: usize, dilation: usize, groups: usize) -> Conv2d {
+        Conv2d {
+            stride,
+            padding,
+            dilation,
+            groups,
+        }
+    }
 
     fn case(x: [usize; 4], w: [usize; 4], config: Conv2d) {
         check(&[&x, &w, &[w[0]]], |t| {
@@ -572,12 +581,6 @@ mod tests {
 
     #[test]
     fn stride_dilation_and_groups_are_right() {
-        let config = |stride, padding, dilation, groups| Conv2d {
-            stride,
-            padding,
-            dilation,
-            groups,
-        };
         case([2, 3, 8, 8], [4, 3, 3, 3], config(2, 1, 1, 1));
         // Sides of different remainder, which candle's own gradient gets wrong.
         case([2, 3, 8, 7], [4, 3, 3, 3], config(2, 1, 1, 1));
@@ -635,5 +638,20 @@ mod tests {
             ..Conv2d::default()
         };
         assert!(refuse([1, 3, 8, 8], [4, 3, 3, 3], config).contains("positive"));
+    }
+
+    #[test]
+    fn conv2d_equals_pytorch() {
+        let configs = [
+            config(1, 1, 1, 1),
+            config(2, 1, 1, 1),
+            config(1, 0, 1, 1),
+            config(2, 2, 2, 2),
+        ];
+        for (index, config) in configs.into_iter().enumerate() {
+            check_golden_case("conv2d", index, |x| {
+                conv2d(&x[0], &x[1], Some(&x[2]), config)
+            });
+        }
     }
 }

@@ -78,7 +78,7 @@ multiversion! {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden};
 
     #[test]
     fn gelu_tanh_is_right() {
@@ -110,5 +110,11 @@ mod tests {
         for (grad, expected) in grads.into_iter().zip(expected) {
             assert!((grad - expected).abs() < 1e-8, "{grad} is not {expected}");
         }
+    }
+
+    #[test]
+    fn gelu_equals_pytorch() {
+        check_golden("gelu_tanh", |x| gelu_tanh(&(&x[0] * 3.0)?));
+        check_golden("gelu_erf", |x| gelu_erf(&(&x[0] * 3.0)?));
     }
 }

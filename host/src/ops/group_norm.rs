@@ -238,7 +238,7 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden};
 
     #[test]
     fn group_norm_is_right() {
@@ -257,6 +257,14 @@ mod tests {
     fn group_norm_with_silu_is_right() {
         check(&[&[2, 6, 5, 3], &[6], &[6]], |x| {
             group_norm_silu(&x[0], 2, &x[1], &x[2], 1e-5)
+        });
+    }
+
+    #[test]
+    fn group_norm_equals_pytorch() {
+        check_golden("group_norm", |x| group_norm(&x[0], 3, &x[1], &x[2], 1e-5));
+        check_golden("group_norm_silu", |x| {
+            group_norm_silu(&x[0], 3, &x[1], &x[2], 1e-5)
         });
     }
 }

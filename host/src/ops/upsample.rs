@@ -104,7 +104,7 @@ impl Function for Upsample {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden};
 
     #[test]
     fn upsampling_is_right_at_any_ratio() {
@@ -123,5 +123,10 @@ mod tests {
                 assert_eq!(showing, [source(i, from, to)]);
             }
         }
+    }
+
+    #[test]
+    fn upsampling_equals_pytorch() {
+        check_golden("upsample_nearest2d", |x| upsample_nearest2d(&x[0], 7, 10));
     }
 }
