@@ -294,8 +294,9 @@ impl Drop for Task {
     }
 }
 
+/// Everything up to the time left fits 80 columns, also for runs of tens of thousands of steps.
 fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix:>12} {bar:28.cyan/dim} {pos}/{len}  {wide_msg}")
+    ProgressStyle::with_template("{prefix:>11} {bar:16.cyan/dim} {pos}/{len}  {wide_msg}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("━╸─")
 }
