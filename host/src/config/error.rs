@@ -16,13 +16,8 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The file cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
-    Write {
-        /// The file to write.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] crate::fs::Error),
     /// The file is not TOML.
     #[error("{}, line {line}, column {column}: {message}", path.display())]
     Syntax {
@@ -81,6 +76,27 @@ pub enum Error {
         /// The reason, a clause.
         reason: String,
     },
+    /// A setting that the plugin does not have.
+    #[error("plugin `{plugin}` has no setting `{key}` (given by {origin}){instead}")]
+    UnknownSetting {
+        /// The plugin's name in this run.
+        plugin: String,
+        /// The setting as written.
+        key: String,
+        /// Where it was written.
+        origin: Origin,
+        /// The nearest setting, or all of them.
+        instead: String,
+    },
+    /// A plugin's file was not found.
+    #[error(transparent)]
+    Discover(#[from] crate::plugin::discover::Error),
+    /// A file cannot be a plugin of this host.
+    #[error(transparent)]
+    Preflight(#[from] crate::plugin::preflight::Error),
+    /// The plugins do not fit together.
+    #[error(transparent)]
+    Compose(#[from] crate::plugin::compose::Error),
     /// `--set` without the form SECTION.KEY=VALUE.
     #[error("`--set {text}` is not of the form SECTION.KEY=VALUE")]
     SetForm {
@@ -132,7 +148,7 @@ impl Error {
                 "if `{target}` is a plugin, add `--plugin {target}`"
             )),
             Self::SamePlugin { handle } | Self::PluginIsSection { handle } => Some(format!(
-                "give one another name: `as = \"second\"` in its [[plugin]], or `--plugin second={handle}`"
+                "give one another name: `as = \"second\"` in its [[plugin]], or `--plugin \"{handle} as second\"`"
             )),
             _ => None,
         }

@@ -105,7 +105,7 @@ fn the_last_set_wins_and_an_empty_one_returns_to_the_default() {
 #[test]
 fn set_reads_toml_and_falls_back_to_the_text() {
     let resolved = resolve(&with_sets(&[
-        "data.source=scenes:sketch",
+        "data.source=scenes:fog",
         "run.name=2024",
         "sample.classes=[1, 2]",
         "train.trainable=*.attn1.*",
@@ -115,7 +115,7 @@ fn set_reads_toml_and_falls_back_to_the_text() {
     ]))
     .unwrap();
     let config = &resolved.config;
-    assert_eq!(config.data.source, "scenes:sketch");
+    assert_eq!(config.data.source, "scenes:fog");
     assert_eq!(config.run.name, "2024");
     assert_eq!(config.sample.classes, Some(vec![1, 2]));
     assert_eq!(
@@ -175,14 +175,36 @@ fn one_plugin_twice_needs_another_name() {
     assert_eq!(error.to_string(), "two plugins are called `lora`");
     assert_eq!(
         error.help().unwrap(),
-        "give one another name: `as = \"second\"` in its [[plugin]], or `--plugin second=lora`"
+        "give one another name: `as = \"second\"` in its [[plugin]], or `--plugin \"lora as second\"`"
     );
-    let resolved = twice(&["lora", "style=lora"]).unwrap();
+    let resolved = twice(&["lora", "lora as style"]).unwrap();
     assert_eq!(resolved.config.plugin[1].handle(), "style");
     assert_eq!(resolved.config.run.name, "lora+style");
     assert_eq!(
-        twice(&["data=lora"]).unwrap_err().to_string(),
+        twice(&["lora as data"]).unwrap_err().to_string(),
         "a plugin cannot be called `data`, because [data] is a section of the run file"
+    );
+}
+
+#[test]
+fn a_plugin_can_be_kept_out_of_slots() {
+    let (_folder, path) =
+        run_file("[[plugin]]\nname = \"diff_tuning\"\nwithout = [\"timesteps\"]\n");
+    let mut overrides = Overrides {
+        config: Some(path),
+        ..Overrides::default()
+    };
+    assert_eq!(
+        resolve(&overrides).unwrap().config.plugin[0].without,
+        ["timesteps"]
+    );
+    overrides.sets = vec!["diff_tuning.without=batch".to_owned()];
+    let entry = resolve(&overrides).unwrap().config.plugin.remove(0);
+    assert_eq!(entry.without, ["batch"]);
+    assert!(entry.settings.is_empty());
+    check_set(
+        "diff_tuning.without=3",
+        "diff_tuning.without must be a slot's name or a list of them, but --set gives 3",
     );
 }
 

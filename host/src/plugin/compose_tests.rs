@@ -4,14 +4,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::plugin::manifest::tests::manifest;
 
 fn choice(id: &str, slots: &[&str]) -> Choice {
-    Choice::new(Manifest {
-        id: id.into(),
-        version: "1.2.3".into(),
-        slots: slots.iter().map(|&slot| slot.into()).collect(),
-        ..Manifest::default()
-    })
+    Choice::new(manifest(id, slots))
 }
 
 fn before(mut choice: Choice, names: &[&str]) -> Choice {

@@ -146,18 +146,14 @@ impl Lock {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::plugin::manifest::Manifest;
+    use crate::plugin::manifest::tests::manifest;
 
     fn checked(id: &str, sha256: &str) -> Checked {
         Checked {
             path: PathBuf::from(format!("lib{id}.so")),
             size: 1,
             sha256: sha256.into(),
-            manifest: Manifest {
-                id: id.into(),
-                version: "1.0.0".into(),
-                ..Manifest::default()
-            },
+            manifest: manifest(id, &[]),
         }
     }
 

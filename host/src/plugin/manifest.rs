@@ -1,136 +1,36 @@
-//! What a plugin's file says about itself, read from its manifest section without executing anything.
-//!
-//! Unknown fields are ignored, so that a plugin built against a newer `plugin-api` can still be inspected.
+//! A plugin's manifest against this host: where it is in a file, and whether this host can run what it describes.
 
-use std::fmt;
+use plugin_api::abi::{ABI_MAJOR, ABI_MINOR};
+pub use plugin_api::manifest::{AbiVersion, Manifest};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-/// The name of the section that holds the manifest.
+/// The name of the section that holds the manifest, in this system's files.
 pub const SECTION: &str = if cfg!(target_vendor = "apple") {
-    "__plugin_manif"
+    plugin_api::manifest::SECTION_MACHO
 } else if cfg!(windows) {
-    ".plugman"
+    plugin_api::manifest::SECTION_COFF
 } else {
-    ".plugin_manifest"
+    plugin_api::manifest::SECTION_ELF
 };
 
 /// The ABI this host offers.
-pub const HOST_ABI: AbiVersion = AbiVersion { major: 1, minor: 0 };
-
-/// An ABI version, written `major.minor`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AbiVersion {
-    /// Never moves, by promise.
-    pub major: u32,
-    /// Moves with every addition.
-    pub minor: u32,
-}
-
-impl AbiVersion {
-    /// Whether a host of this version can run a plugin that needs `needed`.
-    pub fn offers(self, needed: AbiVersion) -> bool {
-        self.major == needed.major && self.minor >= needed.minor
-    }
-}
-
-impl fmt::Display for AbiVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-impl std::str::FromStr for AbiVersion {
-    type Err = Error;
-
-    /// Reads `1.2`, or `1.2.3` of which the last part means nothing here.
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let mut parts = text.split('.').map(str::parse::<u32>);
-        match (parts.next(), parts.next()) {
-            (Some(Ok(major)), Some(Ok(minor))) => Ok(Self { major, minor }),
-            _ => Err(Error::Version {
-                text: text.to_owned(),
-            }),
-        }
-    }
-}
-
-impl Serialize for AbiVersion {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for AbiVersion {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// How the plugin was built to treat a panic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PanicStrategy {
-    /// Panics unwind and can be contained.
-    #[default]
-    Unwind,
-    /// Panics end the process: such a plugin is refused.
-    Abort,
-}
-
-/// A plugin's manifest.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// The plugin's id, e.g. `diff_tuning`.
-    pub id: String,
-    /// The plugin's own version.
-    pub version: String,
-    /// One line about what it does.
-    #[serde(default)]
-    pub description: String,
-    /// The lowest host ABI it runs on.
-    pub abi: AbiVersion,
-    /// How it treats a panic.
-    #[serde(default)]
-    pub panic: PanicStrategy,
-    /// The names of the slots it takes.
-    pub slots: Vec<String>,
-    /// Plugins that must be chosen too.
-    #[serde(default)]
-    pub requires: Vec<String>,
-    /// Plugins it cannot run beside.
-    #[serde(default)]
-    pub conflicts: Vec<String>,
-    /// Plugins that it must come before, if they are there.
-    #[serde(default)]
-    pub before: Vec<String>,
-    /// Plugins that it must come after, if they are there.
-    #[serde(default)]
-    pub after: Vec<String>,
-    /// The JSON Schema of its settings.
-    #[serde(default)]
-    pub settings: serde_json::Value,
-}
+pub const HOST_ABI: AbiVersion = AbiVersion {
+    major: ABI_MAJOR,
+    minor: ABI_MINOR,
+};
 
 /// What is wrong with a manifest, or between it and this host.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The section is not a manifest.
-    #[error("the plugin's manifest does not parse: {reason}")]
+    /// The section holds no manifest.
+    #[error("the plugin's manifest cannot be read: {reason}")]
     Parse {
-        /// Where parsing failed.
+        /// Where reading failed.
         reason: String,
     },
-    /// A version that is no version.
-    #[error("`{text}` is not an ABI version of the form MAJOR.MINOR")]
-    Version {
-        /// The text.
-        text: String,
-    },
-    /// The plugin needs a newer host.
+    /// The plugin needs another host.
     #[error(
-        "plugin `{id}` needs host ABI {needs}, this host offers {offers}: update the host or use an older build of the plugin"
+        "plugin `{id}` needs host ABI {}.{}, this host offers {}.{}: update the host or use an older build of the plugin",
+        .needs.major, .needs.minor, .offers.major, .offers.minor
     )]
     TooNew {
         /// The plugin's id.
@@ -142,46 +42,105 @@ pub enum Error {
     },
     /// The plugin was built so that a panic would end the whole run.
     #[error(
-        "plugin `{id}` was built with `panic = \"abort\"`, so one panic would end the run: build it with `panic = \"unwind\"`"
+        "plugin `{id}` was built with `panic = \"{strategy}\"`, so one panic would end the run: build it with `panic = \"unwind\"`"
     )]
     Aborts {
         /// The plugin's id.
         id: String,
+        /// How it was built.
+        strategy: String,
     },
 }
 
-impl Manifest {
-    /// Reads a manifest from its section's bytes; zero bytes after the JSON are padding.
-    ///
-    /// # Errors
-    /// The bytes are no manifest.
-    pub fn parse(section: &[u8]) -> Result<Self, Error> {
-        let end = section
-            .iter()
-            .rposition(|&byte| byte != 0)
-            .map_or(0, |last| last + 1);
-        serde_json::from_slice(&section[..end]).map_err(|error| Error::Parse {
-            reason: error.to_string(),
-        })
+/// Reads a manifest from its section's bytes.
+///
+/// # Errors
+/// The bytes are no manifest.
+pub fn parse(section: &[u8]) -> Result<Manifest, Error> {
+    Manifest::from_section(section).map_err(|error| Error::Parse {
+        reason: error.to_string(),
+    })
+}
+
+/// Checks that this host can run the plugin.
+///
+/// # Errors
+/// It needs a newer host, or was built to abort on a panic.
+pub fn suits_this_host(manifest: &Manifest) -> Result<(), Error> {
+    let (needs, offers) = (manifest.needs, HOST_ABI);
+    if needs.major != offers.major || needs.minor > offers.minor {
+        return Err(Error::TooNew {
+            id: manifest.id.clone(),
+            needs,
+            offers,
+        });
+    }
+    if manifest.panic != "unwind" {
+        return Err(Error::Aborts {
+            id: manifest.id.clone(),
+            strategy: manifest.panic.clone(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A manifest with nothing but a name and slots.
+    pub(in crate::plugin) fn manifest(id: &str, slots: &[&str]) -> Manifest {
+        Manifest {
+            id: id.into(),
+            version: "1.2.3".into(),
+            summary: "Does nothing.".into(),
+            slots: slots.iter().map(|&slot| slot.into()).collect(),
+            requires: Vec::new(),
+            conflicts: Vec::new(),
+            before: Vec::new(),
+            after: Vec::new(),
+            settings: serde_json::json!({"type": "object", "properties": {}}),
+            abi: HOST_ABI,
+            needs: HOST_ABI,
+            api_version: "1.0.0".into(),
+            panic: "unwind".into(),
+        }
     }
 
-    /// Checks that this host can run the plugin.
-    ///
-    /// # Errors
-    /// It needs a newer host, or was built to abort on a panic.
-    pub fn suits_this_host(&self) -> Result<(), Error> {
-        if !HOST_ABI.offers(self.abi) {
-            return Err(Error::TooNew {
-                id: self.id.clone(),
-                needs: self.abi,
-                offers: HOST_ABI,
-            });
-        }
-        if self.panic == PanicStrategy::Abort {
-            return Err(Error::Aborts {
-                id: self.id.clone(),
-            });
-        }
-        Ok(())
+    #[test]
+    fn a_plugin_for_a_newer_host_is_refused_with_both_versions() {
+        let mut newer = manifest("x", &[]);
+        newer.needs = AbiVersion { major: 1, minor: HOST_ABI.minor + 7 };
+        let error = suits_this_host(&newer).unwrap_err().to_string();
+        let expected = format!(
+            "plugin `x` needs host ABI 1.{}, this host offers 1.{}: update the host or use an older build of the plugin",
+            HOST_ABI.minor + 7,
+            HOST_ABI.minor
+        );
+        assert_eq!(error, expected);
+        newer.needs = AbiVersion { major: 2, minor: 0 };
+        assert!(matches!(suits_this_host(&newer), Err(Error::TooNew { .. })));
+    }
+
+    #[test]
+    fn what_a_plugin_was_built_with_does_not_matter_only_what_it_needs() {
+        let mut newer = manifest("x", &[]);
+        newer.abi = AbiVersion { major: 1, minor: HOST_ABI.minor + 7 };
+        suits_this_host(&newer).unwrap();
+    }
+
+    #[test]
+    fn a_plugin_that_aborts_is_refused() {
+        let mut aborts = manifest("x", &[]);
+        aborts.panic = "abort".into();
+        let error = suits_this_host(&aborts).unwrap_err().to_string();
+        assert!(error.contains("build it with `panic = \"unwind\"`"), "{error}");
+    }
+
+    #[test]
+    fn other_bytes_are_no_manifest() {
+        assert!(matches!(parse(b"{}"), Err(Error::Parse { .. })));
+        assert!(matches!(parse(b""), Err(Error::Parse { .. })));
     }
 }

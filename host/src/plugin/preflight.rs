@@ -128,7 +128,7 @@ pub fn check(path: &Path) -> Result<Checked, Error> {
         path: checked.path.clone(),
         source,
     };
-    checked.manifest.suits_this_host().map_err(refuse)?;
+    manifest::suits_this_host(&checked.manifest).map_err(refuse)?;
     Ok(checked)
 }
 

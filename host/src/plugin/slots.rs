@@ -1,9 +1,9 @@
-//! The slots of the training step as data: their codes, how several plugins share each, and what happens when none takes it.
-//!
-//! This is the one table that `host plan`, the composition and the documentation read; the hooks themselves live in `plugin-api`.
+//! The slots of the training step as the host's own values: a plain enum over the table in `plugin_api::slots`, which says their
+//! codes, how several plugins share each, and what happens when none takes it.
 
 use std::fmt;
 
+use plugin_api::slots;
 use serde::{Deserialize, Serialize};
 
 /// How several plugins share one slot.
@@ -24,6 +24,19 @@ pub enum Mode {
     Each,
 }
 
+impl From<slots::Mode> for Mode {
+    fn from(mode: slots::Mode) -> Self {
+        match mode {
+            slots::Mode::Exclusive => Mode::Exclusive,
+            slots::Mode::Chain => Mode::Chain,
+            slots::Mode::Product => Mode::Product,
+            slots::Mode::Sum => Mode::Sum,
+            slots::Mode::Union => Mode::Union,
+            slots::Mode::Each => Mode::Each,
+        }
+    }
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -38,7 +51,7 @@ impl fmt::Display for Mode {
 }
 
 macro_rules! slots {
-    ($($variant:ident = $code:literal, $name:literal, $mode:ident, $default:literal, $does:literal;)*) => {
+    ($($variant:ident: $does:literal;)*) => {
         /// A named place in the training step or in sampling where plugins take part.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
@@ -50,24 +63,8 @@ macro_rules! slots {
             /// Every slot, in the order of the step.
             pub const ALL: &[Slot] = &[$(Slot::$variant),*];
 
-            /// The slot's number at the plugin boundary.
-            pub fn code(self) -> u32 {
-                match self { $(Slot::$variant => $code),* }
-            }
-
-            /// The slot's name in manifests, run files and listings.
-            pub fn name(self) -> &'static str {
-                match self { $(Slot::$variant => $name),* }
-            }
-
-            /// How several plugins share the slot.
-            pub fn mode(self) -> Mode {
-                match self { $(Slot::$variant => Mode::$mode),* }
-            }
-
-            /// What the host does when no plugin takes the slot.
-            pub fn default(self) -> &'static str {
-                match self { $(Slot::$variant => $default),* }
+            fn at_boundary(self) -> slots::Slot {
+                match self { $(Slot::$variant => <slots::$variant as slots::SlotMarker>::SLOT),* }
             }
 
             /// What a plugin decides there.
@@ -79,26 +76,46 @@ macro_rules! slots {
 }
 
 slots! {
-    Trainable = 1, "trainable", Union, "all, or nothing when plugins bring parameters", "which backbone parameters train";
-    Prepare = 2, "prepare", Each, "nothing", "work before step 0: memory banks, module copies, parameters";
-    Batch = 3, "batch", Chain, "as loaded", "what the batch holds";
-    Timesteps = 4, "timesteps", Exclusive, "uniform", "the timestep of each sample, [B]";
-    Noise = 5, "noise", Exclusive, "standard normal", "the noise, of the latents' shape";
-    NoiseMask = 6, "noise_mask", Exclusive, "all ones", "where noise goes, broadcastable to the latents";
-    DenoiserInput = 7, "denoiser_input", Exclusive, "noisy latents", "what the backbone receives";
-    Layer = 8, "layer", Chain, "base layer", "the output of an adapted layer";
-    Residuals = 9, "residuals", Sum, "none", "what is added at the backbone's residual sites";
-    Objective = 10, "objective", Exclusive, "mean squared error to the target", "the loss of each sample, [B]";
-    LossWeight = 11, "loss_weight", Product, "ones", "a weight for each sample's loss, [B]";
-    LossTerm = 12, "loss_term", Sum, "none", "a scalar added to the loss";
-    SampleBegin = 13, "sample_begin", Chain, "nothing", "the first latents of sampling";
-    SampleStep = 14, "sample_step", Chain, "nothing", "the latents after each sampling step";
-    Output = 15, "output", Exclusive, "images", "what a sample is turned into";
-    Observe = 16, "observe", Each, "nothing", "nothing: it sees each finished step";
-    State = 17, "state", Each, "nothing to save", "the plugin's own state, in checkpoints";
+    Trainable: "which backbone parameters train";
+    Prepare: "work before step 0: memory banks, module copies, parameters";
+    Batch: "what the batch holds";
+    Timesteps: "the timestep of each sample, [B]";
+    Noise: "the noise, of the latents' shape";
+    NoiseMask: "where noise goes, in 0..1";
+    DenoiserInput: "what the backbone receives";
+    Layer: "the output of an adapted layer";
+    Residuals: "what is added at the backbone's residual sites";
+    Objective: "the loss of each sample, [B]";
+    LossWeight: "a weight for each sample's loss, [B]";
+    LossTerm: "a scalar added to the loss";
+    SampleBegin: "the first latents, timesteps and conditioning of sampling";
+    SampleStep: "the latents after each sampling step";
+    Output: "what a sample is written as";
+    Observe: "nothing: it sees each finished step";
+    State: "the plugin's own state, in checkpoints";
 }
 
 impl Slot {
+    /// The slot's number at the plugin boundary.
+    pub fn code(self) -> u32 {
+        self.at_boundary().code
+    }
+
+    /// The slot's name in manifests, run files and listings.
+    pub fn name(self) -> &'static str {
+        self.at_boundary().name
+    }
+
+    /// How several plugins share the slot.
+    pub fn mode(self) -> Mode {
+        self.at_boundary().mode.into()
+    }
+
+    /// What the host does when no plugin takes the slot.
+    pub fn default(self) -> &'static str {
+        self.at_boundary().default
+    }
+
     /// The slot of a name as manifests write it.
     pub fn from_name(name: &str) -> Option<Slot> {
         Slot::ALL.iter().copied().find(|slot| slot.name() == name)
@@ -122,8 +139,9 @@ mod tests {
 
     #[test]
     fn names_and_codes_lead_back_to_their_slot() {
-        for (position, &slot) in Slot::ALL.iter().enumerate() {
-            assert_eq!(slot.code() as usize, position + 1);
+        assert_eq!(Slot::ALL.len(), slots::ALL.len());
+        for (&slot, at_boundary) in Slot::ALL.iter().zip(slots::ALL) {
+            assert_eq!(slot.code(), at_boundary.code);
             assert_eq!(Slot::from_name(slot.name()), Some(slot));
             assert_eq!(Slot::from_code(slot.code()), Some(slot));
             assert_eq!(
