@@ -10,6 +10,7 @@ use abi_stable::abi_stability::abi_checking::{CheckingGlobals, check_layout_comp
 use abi_stable::library::{AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use abi_stable::type_layout::TypeLayout;
 use plugin_api::abi::PluginModuleRef;
+use plugin_api::export::Export;
 
 use super::manifest::Manifest;
 use super::preflight::Checked;
@@ -66,17 +67,36 @@ pub enum Error {
     },
 }
 
-/// A plugin file that is code in this process now. Any number of instances can be made from it.
+/// A plugin that is code in this process now. Any number of instances can be made from it.
 #[derive(Clone)]
 pub struct Loaded {
-    /// The file, as it was checked.
-    pub checked: Checked,
+    manifest: Manifest,
     pub(super) module: PluginModuleRef,
+}
+
+impl Loaded {
+    /// What the plugin says about itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// A plugin that is linked into this program, as a host with built-in plugins or a test has them.
+    ///
+    /// # Errors
+    /// Its manifest does not parse, which its own macro would have to have caused.
+    pub fn linked<P: Export>() -> Result<Self, super::manifest::Error> {
+        let module = plugin_api::export::module::<P>();
+        let manifest = Manifest::from_json(module.manifest().as_str());
+        let manifest = manifest.map_err(|error| super::manifest::Error::Parse {
+            reason: error.to_string(),
+        })?;
+        Ok(Self { manifest, module })
+    }
 }
 
 impl std::fmt::Debug for Loaded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loaded").field("checked", &self.checked).finish_non_exhaustive()
+        f.debug_struct("Loaded").field("manifest", &self.manifest).finish_non_exhaustive()
     }
 }
 
@@ -105,7 +125,7 @@ pub fn load(checked: &Checked) -> Result<Loaded, Error> {
         return Err(Error::ManifestDiffers { path: path.clone() });
     }
     Ok(Loaded {
-        checked: checked.clone(),
+        manifest: checked.manifest.clone(),
         module,
     })
 }

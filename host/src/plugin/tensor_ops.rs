@@ -12,7 +12,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 
-use abi_stable::prefix_type::{PrefixTypeTrait, WithMetadata};
+use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RVec;
 use candle_core::{DType, Device, Tensor};
 use plugin_api::Error;
@@ -24,10 +24,8 @@ use super::handle;
 
 /// The table every plugin gets; valid for the whole process.
 pub(super) fn table() -> TensorOpsRef {
-    TABLE
+    TensorOpsRef(STATIC.static_as_prefix())
 }
-
-const TABLE: TensorOpsRef = TensorOpsRef(STATIC.static_as_prefix());
 
 static STATIC: &WithMetadata<TensorOps> = &WithMetadata::new(TensorOps {
     retain,
@@ -51,7 +49,7 @@ pub fn export(tensor: &Tensor) -> plugin_api::Tensor {
 /// # Errors
 /// The handle is not one of this host's, which only a plugin that makes up handles could cause.
 pub fn import(tensor: &plugin_api::Tensor) -> Result<Tensor, Error> {
-    if !std::ptr::eq(tensor.ops().0.prefix_ptr(), table().0.prefix_ptr()) {
+    if !std::ptr::eq(tensor.ops().0.prefix(), table().0.prefix()) {
         return Err(Error::msg("the tensor does not belong to this host"));
     }
     // SAFETY: a handle with this host's table came from `new_handle`, and `tensor` keeps it alive during the borrow.

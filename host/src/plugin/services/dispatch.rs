@@ -1,9 +1,11 @@
 //! The service table: from a code and a packet to a call of [`Services`], and back.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use abi_stable::prefix_type::{PrefixTypeTrait, WithMetadata};
+use abi_stable::prefix_type::WithMetadata;
 use candle_core::Tensor;
 use plugin_api::Error;
 use plugin_api::abi::{Failure, HostServices, HostServicesRef, Packet, Status, report};
@@ -19,6 +21,8 @@ use crate::plugin::tensor_ops::{export, import};
 pub(in crate::plugin) struct Context<'a> {
     pub(in crate::plugin) caller: Caller<'a>,
     pub(in crate::plugin) services: &'a dyn Services,
+    /// How long the host has worked for the plugin so far.
+    pub(in crate::plugin) in_host: Cell<Duration>,
 }
 
 /// The table every plugin gets; valid for the whole process.
@@ -48,7 +52,10 @@ unsafe extern "C" fn call(
     // that lives on the host's stack until that hook returns; `request` is given away; the others are valid for writes.
     let (context, request, reply, failure) =
         unsafe { (&*context.cast::<Context<'_>>(), request.read(), &mut *reply, &mut *failure) };
-    match report(failure, || answer(context, service, request)) {
+    let start = Instant::now();
+    let answered = report(failure, || answer(context, service, request));
+    context.in_host.set(context.in_host.get() + start.elapsed());
+    match answered {
         Ok(packet) => {
             *reply = packet;
             Status::OK
@@ -67,7 +74,7 @@ fn tensor(tensor: Tensor) -> TensorOut {
 }
 
 fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
-    let Context { caller, services: host } = context;
+    let Context { caller, services: host, .. } = context;
     macro_rules! services {
         ($($marker:ident($message:ident) => $answer:expr;)*) => {
             $(if code == <api::$marker as ServiceDef>::SERVICE.code {
