@@ -9,7 +9,7 @@ use crate::settings::DiffTuningSettings;
 
 /// Images of the frozen pretrained model, 8 bits a channel, as their files hold them.
 #[derive(Debug)]
-pub struct Bank {
+pub(crate) struct Bank {
     images: Vec<RgbImage>,
 }
 
@@ -18,7 +18,7 @@ impl Bank {
     ///
     /// # Errors
     /// A model that cannot be sampled, an interruption, or a cache that cannot be written or read.
-    pub fn open(settings: &DiffTuningSettings, host: &Host) -> Result<Self> {
+    pub(crate) fn open(settings: &DiffTuningSettings, host: &Host) -> Result<Self> {
         let mut entry = host.cache(key(settings))?;
         if entry.is_complete() {
             tracing::info!(images = settings.memory, folder = %entry.path().display(), "reusing the memory bank");
@@ -37,20 +37,15 @@ impl Bank {
     }
 
     /// How many images there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.images.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.images.is_empty()
     }
 
     /// The chosen images: `[N, 3, H, W]` f32 in -1..1.
     ///
     /// # Errors
     /// When the host fails.
-    pub fn select(&self, numbers: &[u32], host: &Host) -> Result<Tensor> {
+    pub(crate) fn select(&self, numbers: &[u32], host: &Host) -> Result<Tensor> {
         let chosen: Vec<&RgbImage> = numbers.iter().map(|&number| &self.images[number as usize]).collect();
         let (width, height) = self.images[0].dimensions();
         let mut values = Vec::with_capacity(chosen.len() * 3 * (width * height) as usize);
@@ -68,7 +63,7 @@ fn key(settings: &DiffTuningSettings) -> String {
     format!(
         "memory bank 1: count={} sampler={} steps={} guidance={} seed={}",
         settings.memory,
-        settings.memory_sampler.name(),
+        settings.memory_sampler,
         settings.memory_steps,
         settings.memory_guidance,
         settings.memory_seed
@@ -89,7 +84,7 @@ fn draw(settings: &DiffTuningSettings, host: &Host, folder: &Path) -> Result<()>
             steps: settings.memory_steps as usize,
             guidance: settings.memory_guidance,
             seed: settings.memory_seed,
-            sampler: settings.memory_sampler.name().to_owned(),
+            sampler: settings.memory_sampler.clone(),
             ..SampleRequest::new(numbers.len())
         })?;
         save(&images, first, folder)?;

@@ -16,7 +16,7 @@ use plugin_api::hooks::{BatchHook, LossWeightHook, LossWeightIn, PrepareHook, Ti
 use plugin_api::{Batch, DType, Error, Host, Plugin, Result, Tensor, export_plugin};
 
 use bank::Bank;
-pub use settings::{DiffTuningSettings, Mode, Sampler};
+pub use settings::{DiffTuningSettings, Mode};
 pub use timesteps::{PowerLaw, Side};
 
 /// The batch's name for which of its samples come from the memory bank: `[B]` f32, 1 for memory and 0 for target.

@@ -30,8 +30,8 @@ pub struct DiffTuningSettings {
     #[setting(default = 2.0, range = 0.0..=100.0)]
     pub memory_guidance: f64,
     /// Sampler of the bank's images.
-    #[setting(default = Sampler::Ddim)]
-    pub memory_sampler: Sampler,
+    #[setting(default = "ddim", one_of = ["ddpm", "ddim", "dpmpp_2m", "euler"])]
+    pub memory_sampler: String,
     /// Seed of the bank's images.
     #[setting(default = 0, range = 0..=9223372036854775807)]
     pub memory_seed: u64,
@@ -47,30 +47,4 @@ pub enum Mode {
     Sampling,
     /// All draw t uniformly; losses are weighted by t / T and 1 - t / T instead.
     Weighting,
-}
-
-/// A sampler of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Settings)]
-pub enum Sampler {
-    /// Ancestral sampling.
-    Ddpm,
-    /// Deterministic.
-    Ddim,
-    /// DPM-Solver++, second order, multistep.
-    #[setting(name = "dpmpp_2m")]
-    DpmSolverPlusPlus2M,
-    /// Euler's method.
-    Euler,
-}
-
-impl Sampler {
-    /// The host's name for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ddpm => "ddpm",
-            Self::Ddim => "ddim",
-            Self::DpmSolverPlusPlus2M => "dpmpp_2m",
-            Self::Euler => "euler",
-        }
-    }
 }
