@@ -9,6 +9,8 @@ mod error;
 pub mod export;
 pub mod hooks;
 mod host;
+#[doc(hidden)]
+pub mod listing;
 pub mod manifest;
 pub mod message;
 pub mod ops;
