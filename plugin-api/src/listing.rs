@@ -6,14 +6,14 @@ use std::fmt::Write;
 use abi_stable::{StableAbi, abi_stability::PrefixStableAbi, type_layout::TypeLayout};
 
 use crate::{
-    DType, Tensor,
+    Batch, DType, Tensor,
     abi::{
         ABI_MAJOR, ABI_MINOR, Failure, Field, HostHandle, HostServicesPrefix, LogLevel, LogRecord,
         OpArgs, Packet, Phase, PluginModulePrefix, PluginTablePrefix, RawDevice, RawInstance,
         RawTensor, Status, TensorOpsPrefix, Value, ValueKind,
     },
     hooks, manifest, ops,
-    services::{self, MessageShape},
+    services::{self, MessageShape, shape},
     slots,
 };
 
@@ -96,6 +96,17 @@ fn write(out: &mut String) -> std::fmt::Result {
         write_messages(out, *question, *answer)?;
     }
 
+    writeln!(out, "\n# Groups inside messages")?;
+    for (name, fields) in [
+        shape::<Batch>(),
+        shape::<services::InitMessage>(),
+        shape::<services::LayerInfo>(),
+        shape::<services::ParameterInfo>(),
+        shape::<hooks::Picture>(),
+    ] {
+        write_message(out, name, fields)?;
+    }
+
     writeln!(
         out,
         "\n# Services: code, name, first boundary minor; question, answer"
@@ -152,12 +163,16 @@ fn write_messages(
     question: MessageShape,
     answer: MessageShape,
 ) -> std::fmt::Result {
-    for (arrow, (name, fields)) in [("->", question), ("<-", answer)] {
-        let fields: Vec<String> = fields
-            .iter()
-            .map(|(name, ty)| format!("{name}: {ty}"))
-            .collect();
-        writeln!(out, "  {arrow} {name} {{ {} }}", fields.join(", "))?;
-    }
-    Ok(())
+    write!(out, "  -> ")?;
+    write_message(out, question.0, question.1)?;
+    write!(out, "  <- ")?;
+    write_message(out, answer.0, answer.1)
+}
+
+fn write_message(out: &mut String, name: &str, fields: &[(&str, &str)]) -> std::fmt::Result {
+    let fields: Vec<String> = fields
+        .iter()
+        .map(|(name, ty)| format!("{name}: {ty}"))
+        .collect();
+    writeln!(out, "{name} {{{}}}", fields.join(", "))
 }
