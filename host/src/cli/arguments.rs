@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use toml::Value;
 
-use crate::config::{Assignment, Overrides, PluginArgument};
+use crate::config::{Assignment, Error, Overrides, PluginArgument, Resolved, resolve};
+use crate::train::folder::RUN_FILE;
 
 /// What a run is made of: the same for `run` and `plan`.
 #[derive(Debug, Clone, Default, Args)]
@@ -58,10 +59,29 @@ pub(super) struct RunArguments {
 }
 
 impl RunArguments {
-    /// What was said about the run. On `--resume` without `--config` the run folder's own `run.toml` is the file.
-    pub(super) fn overrides(&self) -> Overrides {
-        let stored = self.out.as_ref().map(|out| out.join("run.toml"));
-        let stored = stored.filter(|file| self.resume && file.is_file());
+    /// Everything decided. On `--resume` without `--config` the run folder's own run file comes under the flags.
+    pub(super) fn resolve(&self) -> Result<Resolved, Error> {
+        let overrides = self.overrides();
+        if !self.resume || self.config.is_some() {
+            return resolve(&overrides);
+        }
+        // Without --out the folder follows from the plugins, which only resolving tells.
+        let out = match &self.out {
+            Some(out) => out.clone(),
+            None => resolve(&overrides)?.config.run.out,
+        };
+        let stored = Some(out.join(RUN_FILE)).filter(|file| file.is_file());
+        let mut resolved = resolve(&Overrides {
+            config: stored,
+            ..overrides
+        })?;
+        // The folder may have been moved since.
+        resolved.config.run.out = std::path::absolute(&out).unwrap_or(out);
+        Ok(resolved)
+    }
+
+    /// What was said about the run.
+    fn overrides(&self) -> Overrides {
         let mut flags = Flags::default();
         flags.path("backbone", "path", "--backbone", self.backbone.as_deref());
         flags.text("data", "source", "--data", self.data.as_deref());
@@ -78,7 +98,7 @@ impl RunArguments {
         );
         flags.path("run", "out", "--out", self.out.as_deref());
         Overrides {
-            config: self.config.clone().or(stored),
+            config: self.config.clone(),
             plugins: self.plugins.clone(),
             plugin_dirs: self.plugin_dirs.clone(),
             flags: flags.0,

@@ -54,10 +54,7 @@ fn help(error: &Error) -> Option<String> {
 
 fn code(error: &Error) -> u8 {
     match error {
-        Error::Config(error) => match error {
-            config::Error::Write(_) => SYSTEM,
-            _ => INPUT,
-        },
+        Error::Config(config::Error::Write(_)) => SYSTEM,
         Error::Plugin(_) => PLUGIN,
         Error::Train(error) => train_code(error),
         Error::Data(error) => data_code(error),

@@ -12,6 +12,7 @@ mod model;
 mod panics;
 mod plan;
 mod plugin;
+mod prepare;
 mod pretrain;
 mod text;
 mod threads;

@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use super::arguments::RunArguments;
 use super::failure::Failure;
+use super::prepare::{Prepared, prepare};
 use super::text::{Listing, table};
-use crate::config::{Origin, Resolved, resolve};
-use crate::plugin::discover::Search;
+use crate::config::{Origin, Resolved};
 use crate::plugin::resolve as plugins;
 
 /// Print the composed step and every setting with where it comes from; takes the arguments of `run`, loads no weights
@@ -21,11 +21,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
-    let resolved = resolve(&arguments.run.overrides())?;
-    let plan = plugins::resolve(
-        &Search::new(&resolved.config.plugin_dir),
-        &resolved.requests(),
-    )?;
+    let Prepared {
+        resolved,
+        plugins: plan,
+        notes,
+    } = prepare(&arguments.run)?;
     let settings = settings(&resolved, &plan);
     let json = || {
         json!({
@@ -43,12 +43,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
                 "from": setting.origin,
                 "where": setting.origin.to_string(),
             })).collect::<Vec<_>>(),
-            "notes": plan.notes,
+            "notes": notes,
         })
     };
     Ok(Listing::new(
         arguments.json,
-        || describe(&plan, &settings),
+        || describe(&plan, &settings, &notes),
         json,
     ))
 }
@@ -83,7 +83,7 @@ fn settings(resolved: &Resolved, plan: &plugins::Resolved) -> Vec<Row> {
     rows
 }
 
-fn describe(plan: &plugins::Resolved, settings: &[Row]) -> String {
+fn describe(plan: &plugins::Resolved, settings: &[Row], notes: &[String]) -> String {
     let mut text = String::new();
     let mut rows = vec![["plugin", "version", "file"].map(str::to_owned)];
     rows.extend(plan.plugins.iter().map(|plugin| {
@@ -115,7 +115,7 @@ fn describe(plan: &plugins::Resolved, settings: &[Row]) -> String {
         [key.clone(), value, origin]
     }));
     text += &table(&rows);
-    for note in &plan.notes {
+    for note in notes {
         text += &format!("\nnote: {note}");
     }
     text

@@ -60,7 +60,11 @@ fn every_listing_is_also_json() {
             .unwrap()
             >= 1
     );
-    assert!(json(&["plugin", "list", "--json"]).is_array());
+    let plugins = json(&["plugin", "list", "--json"]);
+    assert!(
+        plugins["plugins"].is_array() && plugins["searched"].is_array(),
+        "{plugins}"
+    );
     assert_eq!(json(&["plan", "--json"])["plugins"], serde_json::json!([]));
     let domains = json(&["data", "domains", "--json"]);
     assert_eq!(domains[0]["name"], "studio");
@@ -280,6 +284,35 @@ fn resuming_reads_the_run_folders_own_file() {
     assert_eq!(steps(&["--resume"]), 77);
     assert_eq!(steps(&["--resume", "--steps", "80"]), 80);
     assert_eq!(steps(&[]), 200);
+}
+
+#[test]
+fn resuming_refuses_what_the_saved_state_does_not_fit_and_warns_of_what_diverges() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("run.toml"),
+        "[train]\nsteps = 77\nseed = 3\nwarmup_steps = 7\n",
+    )
+    .unwrap();
+    let out = folder.path().to_str().unwrap();
+    let prepare = |arguments: &[&str]| {
+        #[derive(Debug, Parser)]
+        struct Run {
+            #[command(flatten)]
+            run: arguments::RunArguments,
+        }
+        let arguments = [&["host", "--out", out, "--resume"][..], arguments].concat();
+        prepare::prepare(&Run::try_parse_from(arguments).unwrap().run)
+    };
+    assert!(prepare(&["--steps", "99"]).unwrap().notes.is_empty());
+    assert_eq!(
+        prepare(&["--lr", "0.5"]).unwrap().notes,
+        ["train.lr was 0.0001 and is now 0.5, so the run goes on otherwise than it would have"]
+    );
+    let failure = prepare(&["--seed", "4", "--set", "data.flip=true"]).unwrap_err();
+    assert_eq!(failure.code, 2);
+    let sentence = "with other settings: data.flip was false and is now true, train.seed was 3 and is now 4; use";
+    assert!(failure.message.contains(sentence), "{}", failure.message);
 }
 
 #[test]

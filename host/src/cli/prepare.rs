@@ -1,0 +1,81 @@
+//! From the arguments of a run to all that is decided before any weight loads: shared by `run` and `plan`, so that both refuse
+//! the same things in the same words.
+
+use super::arguments::RunArguments;
+use super::failure::Failure;
+use crate::config::{Effect, Overrides, Resolved, compare, resolve};
+use crate::plugin::discover::Search;
+use crate::plugin::resolve as plugins;
+use crate::train;
+use crate::train::folder::RUN_FILE;
+
+/// A run before its first weight.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// Every setting, those of the plugins among them.
+    pub(super) resolved: Resolved,
+    /// The plugins and the composed step.
+    pub(super) plugins: plugins::Resolved,
+    /// What a user should know though nothing is wrong, a sentence each.
+    pub(super) notes: Vec<String>,
+}
+
+/// Decides everything that can be decided without loading a weight or executing a plugin.
+pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared, Failure> {
+    let mut resolved = arguments.resolve()?;
+    let plugins = plugins_of(&mut resolved)?;
+    let mut notes = plugins.notes.clone();
+    if arguments.resume {
+        notes.extend(refuse_other_settings(&resolved)?);
+    }
+    Ok(Prepared {
+        resolved,
+        plugins,
+        notes,
+    })
+}
+
+/// Finds the plugins of a run and takes over their settings as resolved.
+fn plugins_of(resolved: &mut Resolved) -> Result<plugins::Resolved, Failure> {
+    let search = Search::new(&resolved.config.plugin_dir);
+    let plugins = plugins::resolve(&search, &resolved.requests())?;
+    for (plugin, member) in plugins.plugins.iter().zip(&plugins.composition.plugins) {
+        resolved.adopt(member.chosen, plugin);
+    }
+    Ok(plugins)
+}
+
+/// Compares with the run file in the folder: what the saved state does not fit is refused, what makes the run diverge is told.
+fn refuse_other_settings(now: &Resolved) -> Result<Vec<String>, Failure> {
+    let file = now.out().join(RUN_FILE);
+    if !file.is_file() {
+        return Err(train::Error::NothingToResume {
+            path: now.out().to_owned(),
+        }
+        .into());
+    }
+    let mut was = resolve(&Overrides {
+        config: Some(file),
+        ..Overrides::default()
+    })?;
+    // The plugins are looked for where this run looks for them.
+    was.config.plugin_dir = now.config.plugin_dir.clone();
+    plugins_of(&mut was)?;
+    let (fatal, rest): (Vec<_>, Vec<_>) = compare(&was.config, &now.config)
+        .into_iter()
+        .filter(|difference| difference.effect != Effect::Harmless)
+        .partition(|difference| difference.effect == Effect::Incompatible);
+    if !fatal.is_empty() {
+        let differences: Vec<_> = fatal.iter().map(ToString::to_string).collect();
+        let path = now.out().to_owned();
+        return Err(train::Error::SettingsDiffer {
+            path,
+            differences: differences.join(", "),
+        }
+        .into());
+    }
+    Ok(rest
+        .iter()
+        .map(|difference| format!("{difference}, so the run goes on otherwise than it would have"))
+        .collect())
+}
