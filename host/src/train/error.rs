@@ -128,6 +128,12 @@ pub enum Error {
     /// The backbone does not fit or cannot be read or written.
     #[error(transparent)]
     Backbone(#[from] crate::backbone::Error),
+    /// The pretrained model cannot be used.
+    #[error(transparent)]
+    Pretrained(#[from] crate::pretrained::Error),
+    /// The configuration cannot be written or read back.
+    #[error(transparent)]
+    Config(#[from] crate::config::Error),
     /// The diffusion process cannot be made.
     #[error(transparent)]
     Diffusion(#[from] crate::diffusion::Error),

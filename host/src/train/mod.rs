@@ -3,18 +3,21 @@
 mod cache;
 pub mod checkpoint;
 mod error;
+mod export;
 mod fit;
 pub mod folder;
 pub mod objective;
 mod optimizer;
 mod parameters;
 pub mod pretrain;
+pub mod run;
 mod sampling;
 mod schedule;
 mod selection;
 mod services;
 mod session;
 mod step;
+mod story;
 mod trainer;
 
 pub use error::Error;

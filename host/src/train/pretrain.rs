@@ -12,7 +12,9 @@ use crate::cancel::Cancel;
 use crate::config::{DataSection, RunSection, SampleSection, TrainSection};
 use crate::data::{self, DataOptions};
 use crate::diffusion::{Process, SchedulerConfig};
+use crate::encode::Encoder;
 use crate::plugin::stack::Stack;
+use crate::pretrained::Pretrained;
 use crate::random::Streams;
 use crate::report::Progress;
 
@@ -74,7 +76,8 @@ pub fn pretrain(recipe: &Recipe, run: &Path, resume: bool, progress: &Progress, 
     };
     let parameters = Parameters::new(resumed.as_ref().map(|checkpoint| checkpoint.parameters.clone()).unwrap_or_default());
     let streams = Streams::new(recipe.train.seed);
-    let session = Session::new(backbone, process, facts, parameters, streams, progress.clone(), cancel.clone());
+    let model = Pretrained { backbone, process, encoder: Encoder::Pixels };
+    let session = Session::new(model, facts, parameters, streams, progress.clone(), cancel.clone());
     let session = Rc::new(session);
     let everything = ["all".to_owned()];
     let workers = recipe.data.workers.max(1);

@@ -14,6 +14,7 @@ use crate::diffusion::Process;
 use crate::encode::Encoder;
 use crate::plugin::foreign::Scene;
 use crate::plugin::stack::{AdaptedLayers, Stack};
+use crate::pretrained::Pretrained;
 use crate::random::Streams;
 use crate::report::{Profiler, Progress};
 
@@ -94,11 +95,12 @@ pub struct Session {
 
 impl Session {
     /// A run before its first step.
-    pub fn new(backbone: Backbone, process: Process, facts: Facts, parameters: Parameters, streams: Streams, progress: Progress, cancel: Cancel) -> Self {
+    pub fn new(model: Pretrained, facts: Facts, parameters: Parameters, streams: Streams, progress: Progress, cancel: Cancel) -> Self {
+        let Pretrained { backbone, process, encoder } = model;
         Self {
             backbone,
             process,
-            encoder: Encoder::Pixels,
+            encoder,
             profiler: Profiler::default(),
             progress,
             cancel,

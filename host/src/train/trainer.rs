@@ -53,17 +53,12 @@ impl Trainer {
         resumed: Option<&Checkpoint>,
     ) -> Result<Self, Error> {
         let done = resumed.map_or(0, |checkpoint| checkpoint.state.step);
-        let scene = session.scene(done, Phase::PREPARE);
-        let asked = stack.trainable(&scene)?;
-        stack.prepare(&scene)?;
-        select_parameters(&session, trainable, asked.into_iter().flat_map(|(_, globs)| globs).collect())?;
-        stack.choose_layers(&scene, &super::services::layers(&session.backbone))?;
+        prepare(&session, &mut stack, trainable, done)?;
 
         let mut optimizer;
         let ema;
         {
             let parameters = session.parameters.borrow();
-            parameters.refuse_unclaimed()?;
             if parameters.is_empty() {
                 return Err(Error::NothingTrains);
             }
@@ -165,6 +160,19 @@ impl Trainer {
         };
         checkpoint.save(run)
     }
+}
+
+/// Everything before the first step or the first sample: the plugins' `trainable` and `prepare`, and all parameters, with their saved values.
+///
+/// # Errors
+/// A plugin that fails, a selection without a match, or saved values that no parameter takes.
+pub(super) fn prepare(session: &Session, stack: &mut Stack, trainable: Option<&[String]>, done: u64) -> Result<(), Error> {
+    let scene = session.scene(done, Phase::PREPARE);
+    let asked = stack.trainable(&scene)?;
+    stack.prepare(&scene)?;
+    select_parameters(session, trainable, asked.into_iter().flat_map(|(_, globs)| globs).collect())?;
+    stack.choose_layers(&scene, &super::services::layers(&session.backbone))?;
+    session.parameters.borrow().refuse_unclaimed()
 }
 
 /// Makes stand-ins for the backbone parameters that the run file and the plugins select.
