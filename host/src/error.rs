@@ -6,6 +6,39 @@ pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+    /// A run file, a flag, or a choice of plugins is wrong.
+    #[error(transparent)]
+    Config(#[from] crate::config::Error),
+    /// The data cannot be used.
+    #[error(transparent)]
+    Data(#[from] crate::data::Error),
+    /// The backbone cannot be used.
+    #[error(transparent)]
+    Backbone(#[from] crate::backbone::Error),
+    /// The noise schedule cannot be used.
+    #[error(transparent)]
+    Diffusion(#[from] crate::diffusion::Error),
+    /// The plugins asked for cannot run together, or not at all.
+    #[error(transparent)]
+    Plugins(#[from] crate::plugin::resolve::Error),
+    /// There is nothing to tell about a plugin.
+    #[error(transparent)]
+    Inspect(#[from] crate::plugin::listing::Error),
+    /// A plugin failed while it ran.
+    #[error(transparent)]
+    Plugin(#[from] crate::plugin::failure::PluginError),
+    /// Training cannot start or go on.
+    #[error(transparent)]
+    Train(#[from] crate::train::Error),
+    /// Sampling failed.
+    #[error(transparent)]
+    Sample(#[from] crate::sample::Error),
+    /// A record or report cannot be written.
+    #[error(transparent)]
+    Report(#[from] crate::report::Error),
+    /// The disk refused.
+    #[error(transparent)]
+    Disk(#[from] crate::fs::Error),
 }
 
 /// The host's result.

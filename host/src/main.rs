@@ -1,2 +1,5 @@
-//! The host command.
-fn main() {}
+//! The host command; everything it does is in the library.
+
+fn main() -> std::process::ExitCode {
+    host::cli::run()
+}

@@ -114,13 +114,13 @@ pub const PREFIX: usize = MAGIC.len() + 4;
 
 impl ManifestSpec {
     /// Length of the section's content.
-    pub const fn len(&self) -> usize {
+    pub const fn size(&self) -> usize {
         let mut counter = Writer::<0>::new();
         self.write(&mut counter, 0);
         counter.len
     }
 
-    /// The section's content; `N` is [`ManifestSpec::len`].
+    /// The section's content; `N` is [`ManifestSpec::size`].
     pub const fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut writer = Writer::<N>::new();
         self.write(&mut writer, N - PREFIX);

@@ -1,9 +1,10 @@
 """Golden values for the DiT backbone, from diffusers' DiTTransformer2DModel.
 
-Three tiny models with random weights (adaLN included, which a fresh DiT has at zero), each with inputs and what diffusers computes from them in f32:
+Four tiny models with random weights (adaLN included, which a fresh DiT has at zero), each with inputs and what diffusers computes from them in f32:
 
 - `small`: a pipeline root; learned variance, a batch of three, embedders that differ between blocks, one f32 file.
 - `sharded`: a model folder; fp16 in shards, three heads, patch 4, no attention bias, exact GELU, norms with parameters; also run at another size.
+- `pickled`: a model folder as before diffusers 0.30 (`Transformer2DModel`, a flat `.bin`), with GEGLU.
 - `original`: the layout of the original code, in f16, nested as its training script saves it (`ema`, `model`, `opt`, `args`).
 
 `case.safetensors` holds `latents`, `timesteps`, `class_labels`, `prediction`; where there is a `target`, also `loss` (the mean squared error) and its gradients, `grad.<parameter>` and
@@ -59,8 +60,10 @@ def build(half, **config):
                 parameter.normal_(0, 0.3)
             if name.endswith("norm3.weight"):
                 parameter.add_(1)
-    # Values that f16 holds exactly, so that the stored model is the one that was run.
-    return model.half().float() if half else model
+            if half:
+                # Values that f16 holds exactly, so that the stored model is the one that was run.
+                parameter.copy_(parameter.half())
+    return model
 
 
 def inputs(config, timesteps, labels, size=None):
@@ -164,13 +167,25 @@ def save_as_half(model, folder):
     copy.half().save_pretrained(folder, max_shard_size="150KB", variant="fp16")
 
 
+def pickled():
+    config = dict(num_attention_heads=2, attention_head_dim=8, in_channels=2, num_layers=1, sample_size=4)
+    config |= dict(patch_size=1, num_embeds_ada_norm=3, activation_fn="geglu")
+    model = build(half=True, **config)
+    folder = OUT / "pickled"
+    folder.mkdir(parents=True)
+    torch.save(model.half().state_dict(), folder / "diffusion_pytorch_model.bin")
+    config |= dict(_class_name="Transformer2DModel", norm_type="ada_norm_zero", norm_elementwise_affine=False)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    plain = DiTTransformer2DModel.from_pretrained(folder, use_safetensors=False, torch_dtype=torch.float32)
+    save(with_prediction(plain, inputs(config, [20, 640], [3, 1])), folder / "case.safetensors")
+
+
 def original():
     config = dict(num_attention_heads=1, attention_head_dim=64, in_channels=3, out_channels=6, num_layers=1)
     config |= dict(sample_size=8, patch_size=2, num_embeds_ada_norm=7)
     model = build(half=True, **config)
-    weights = to_original(model.half().state_dict(), depth=1)
-    weights["pos_embed"] = model.pos_embed.pos_embed.half()
-    model.float()
+    weights = to_original(model.state_dict(), depth=1) | {"pos_embed": model.pos_embed.pos_embed}
+    weights = {name: tensor.half() for name, tensor in weights.items()}
     folder = OUT / "original"
     folder.mkdir(parents=True)
     stale = {name: torch.zeros(1).half().expand(tensor.shape) for name, tensor in weights.items()}
@@ -185,4 +200,5 @@ if __name__ == "__main__":
     shutil.rmtree(OUT, ignore_errors=True)
     small()
     sharded()
+    pickled()
     original()

@@ -21,7 +21,7 @@ pub struct Inspection {
 /// looked at, in place: whether all are equal decides which layers there are.)
 ///
 /// # Errors
-/// As [`super::Backbone::open`].
+/// As [`super::Backbone::open`], except that values are not looked at.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let checkpoint = Checkpoint::open(path)?;
     let config = checkpoint.config();

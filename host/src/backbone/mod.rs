@@ -3,12 +3,14 @@
 //! A [`Backbone`] never changes once it is open. What a run trains lives outside: an [`Overlay`] of tensors that stand in for named parameters, a [`LayerHook`] that adapts layer
 //! outputs, and residuals added between blocks. A [`Pass`] says which of these one forward uses, so the frozen model stays callable beside the tuned one.
 
-pub mod checkpoint;
+mod checkpoint;
 pub mod dit;
 mod error;
 pub mod forward_file;
 mod inspect;
 mod layers;
+mod pass;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -22,107 +24,14 @@ pub use dit::DitConfig;
 pub use error::Error;
 pub use inspect::{Inspection, inspect};
 pub use layers::{Conv, LayerInfo, LayerKind};
+pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass};
+pub(crate) use source::Source;
 
 use checkpoint::{Checkpoint, Reading};
 use dit::Dit;
 
 /// A result inside the network; on its way to a user, a tensor error becomes an [`Error`].
 pub type Result<T, E = candle_core::Error> = std::result::Result<T, E>;
-
-/// Trainable stand-ins by parameter name; the frozen originals stay callable.
-pub type Overlay = BTreeMap<String, Tensor>;
-
-/// Where parameters come from: a checkpoint on disk or in memory, or tensors already built.
-pub(crate) trait Source {
-    /// Every parameter there is, by diffusers' keys.
-    fn names(&self) -> Vec<String>;
-    /// The shape of one, if there is one of that name.
-    fn shape(&self, name: &str) -> Option<Vec<usize>>;
-    /// One parameter on the device and in the type that the backbone computes in.
-    fn load(&self, name: &str) -> Result<Tensor, Error>;
-    /// Whether two parameters hold the same values.
-    fn same(&self, first: &str, second: &str) -> Result<bool, Error>;
-}
-
-/// What the network is told besides the latents and timesteps.
-///
-/// A DiT reads `class_labels`, u32 `[B]`, each in `0..=num_classes`; `num_classes` is the null class.
-#[derive(Clone, Debug, Default)]
-pub struct Conditioning {
-    /// Tensors by name.
-    pub tensors: BTreeMap<String, Tensor>,
-}
-
-impl Conditioning {
-    /// Conditioning on classes alone; `labels` is u32 `[B]`.
-    pub fn classes(labels: Tensor) -> Self {
-        Self {
-            tensors: BTreeMap::from([("class_labels".to_owned(), labels)]),
-        }
-    }
-
-    /// The tensor of that name.
-    ///
-    /// # Errors
-    /// When the conditioning has none.
-    pub fn get(&self, name: &str) -> Result<&Tensor> {
-        match self.tensors.get(name) {
-            Some(tensor) => Ok(tensor),
-            None => candle_core::bail!(
-                "the backbone is conditioned on `{name}`, which the batch does not have (it has: {})",
-                self.tensors
-                    .keys()
-                    .map(String::as_str)
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ),
-        }
-    }
-}
-
-/// What one forward pass computes on.
-#[derive(Clone, Copy, Debug)]
-pub struct Input<'a> {
-    /// Noisy latents, `[B, C, H, W]`.
-    pub latents: &'a Tensor,
-    /// One timestep a sample, `[B]`, any numeric type; fractions are allowed.
-    pub timesteps: &'a Tensor,
-    /// What else the network is told.
-    pub conditioning: &'a Conditioning,
-}
-
-/// Adapts the outputs of layers.
-pub trait LayerHook {
-    /// The output to use in place of `output`, given the layer's input; `layer` indexes [`Backbone::layers`].
-    ///
-    /// Called exactly once a layer and forward pass.
-    fn adapt(&self, layer: usize, input: &Tensor, output: Tensor) -> Result<Tensor>;
-}
-
-/// What one forward pass uses besides the frozen weights.
-#[derive(Clone, Copy, Default)]
-pub struct Pass<'a> {
-    /// Stand-ins for parameters.
-    pub overlay: Option<&'a Overlay>,
-    /// The adapters.
-    pub layers: Option<&'a dyn LayerHook>,
-    /// One tensor for each residual site, added to the hidden states there (DiT: after each block, `[B, T, D]`).
-    pub residuals: Option<&'a [Tensor]>,
-}
-
-impl Pass<'_> {
-    /// The pretrained model, untouched.
-    pub fn frozen() -> Self {
-        Self::default()
-    }
-
-    fn adapt(&self, layer: usize, input: &Tensor, output: Tensor) -> Result<Tensor> {
-        match self.layers {
-            Some(hook) => hook.adapt(layer, input, output),
-            None => Ok(output),
-        }
-    }
-}
 
 /// The facts about a backbone that other parts of a run need.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -366,30 +275,4 @@ impl Backbone {
 enum Embedders {
     EveryBlock,
     AsHeld,
-}
-
-impl Source for HashMap<String, Tensor> {
-    fn names(&self) -> Vec<String> {
-        self.keys().cloned().collect()
-    }
-
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.get(name).map(|tensor| tensor.dims().to_vec())
-    }
-
-    fn load(&self, name: &str) -> Result<Tensor, Error> {
-        self.get(name).cloned().ok_or_else(|| Error::Names {
-            missing: vec![name.to_owned()],
-            unexpected: Vec::new(),
-        })
-    }
-
-    fn same(&self, first: &str, second: &str) -> Result<bool, Error> {
-        let (first, second) = (self.load(first)?, self.load(second)?);
-        if first.id() == second.id() {
-            return Ok(true);
-        }
-        let values = |tensor: &Tensor| tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>();
-        Ok(first.dims() == second.dims() && values(&first)? == values(&second)?)
-    }
 }

@@ -4,14 +4,18 @@ use toml::Value;
 
 use super::error::Error;
 use super::layers::{Origins, shown};
-use super::run_file::RunFile;
+use super::run_file::{DataSection, SampleSection, TrainSection};
 
 /// Checks every number against its range.
 ///
 /// # Errors
 /// [`Error::Value`] for the first one outside, with its origin.
-pub fn check_ranges(config: &RunFile, origins: &Origins) -> Result<(), Error> {
-    let (data, train, sample) = (&config.data, &config.train, &config.sample);
+pub fn check_ranges(
+    data: &DataSection,
+    train: &TrainSection,
+    sample: &SampleSection,
+    origins: &Origins,
+) -> Result<(), Error> {
     let check = Check { origins };
 
     check.text(
@@ -28,12 +32,9 @@ pub fn check_ranges(config: &RunFile, origins: &Origins) -> Result<(), Error> {
             (1..=16384).contains(&size),
         )?;
     }
-    check.whole(
-        "data.count",
-        "at least 1",
-        data.count as u64,
-        data.count >= 1,
-    )?;
+    if let Some(count) = data.count {
+        check.whole("data.count", "at least 1", count as u64, count >= 1)?;
+    }
 
     check.whole("train.steps", "at least 1", train.steps, train.steps >= 1)?;
     check.whole(

@@ -3,6 +3,9 @@
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use crate::diffusion::Spacing;
+pub use crate::sample::SamplerKind as Sampler;
+
 /// An enum that is one word in a run file and on the command line.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ } default $default:ident) => {
@@ -84,32 +87,6 @@ impl Weighting {
             Self::P2 => 0.5,
         }
     }
-}
-
-words! {
-    /// The way from noise to image.
-    Sampler {
-        /// Ancestral sampling (Ho et al. 2020).
-        Ddpm = "ddpm",
-        /// Deterministic for `eta = 0` (Song et al. 2021).
-        Ddim = "ddim",
-        /// DPM-Solver++, second order, multistep (Lu et al. 2022).
-        DpmSolverPlusPlus2M = "dpmpp_2m",
-        /// Euler's method in the sigma parametrisation (Karras et al. 2022).
-        Euler = "euler",
-    } default Ddim
-}
-
-words! {
-    /// How sampling steps are spread over the training timesteps.
-    Spacing {
-        /// Multiples of `T / n`, counted from the data end.
-        Leading = "leading",
-        /// Multiples of `T / n`, counted from the noise end, so that the first step is `T - 1`.
-        Trailing = "trailing",
-        /// Evenly from 0 to `T - 1`, both included.
-        Linspace = "linspace",
-    } default Trailing
 }
 
 /// Which parameters of the backbone train.

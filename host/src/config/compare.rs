@@ -78,6 +78,12 @@ pub fn compare(was: &RunFile, now: &RunFile) -> Vec<Difference> {
         else {
             continue;
         };
+        let without = |entry: &super::PluginEntry| match entry.without.join(", ") {
+            none if none.is_empty() => "no slot".to_owned(),
+            slots => slots,
+        };
+        let key = format!("{}.without", before.handle());
+        differ(key, without(before), without(after), Effect::Incompatible);
         let mut settings: Vec<&String> = before
             .settings
             .keys()

@@ -16,13 +16,8 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The file cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
-    Write {
-        /// The file to write.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] crate::fs::Error),
     /// The file is not TOML.
     #[error("{}, line {line}, column {column}: {message}", path.display())]
     Syntax {
@@ -132,7 +127,7 @@ impl Error {
                 "if `{target}` is a plugin, add `--plugin {target}`"
             )),
             Self::SamePlugin { handle } | Self::PluginIsSection { handle } => Some(format!(
-                "give one another name: `as = \"second\"` in its [[plugin]], or `--plugin second={handle}`"
+                "give one another name: `as = \"second\"` in its [[plugin]], or `--plugin \"{handle} as second\"`"
             )),
             _ => None,
         }

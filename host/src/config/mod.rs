@@ -9,15 +9,18 @@ pub mod compare;
 pub mod error;
 pub mod layers;
 mod listing;
+mod plugin_list;
+mod plugin_values;
 pub mod resolve;
 pub mod run_file;
 pub mod suggest;
 
+pub use check::check_ranges;
 pub use choices::{Precision, Sampler, Schedule, Spacing, Trainable, Weighting};
 pub use compare::{Difference, Effect, compare};
 pub use error::Error;
 pub use layers::{Assignment, Origin, Origins};
-pub use resolve::{Overrides, PluginArgument, Resolved, resolve};
+pub use resolve::{Overrides, PluginArgument, Resolved, resolve, resolve_sections};
 pub use run_file::{
     BackboneSection, DataSection, PluginEntry, RunFile, RunSection, SampleSection, TrainSection,
 };

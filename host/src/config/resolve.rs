@@ -1,15 +1,17 @@
 //! From defaults, run file, flags and `--set` to one checked configuration, and back to a file.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::check::check_ranges;
 use super::error::Error;
-use super::layers::{Assignment, Layers, Origin, Origins, toml_value};
+use super::layers::{Assignment, Layers, Origin, Origins, shown};
 use super::listing::ordered;
-use super::run_file::{PluginEntry, RunFile, is_path};
+use super::plugin_list::Plugins;
+use super::run_file::{PluginEntry, RunFile, TrainSection};
 use super::suggest::instead;
 
 /// What the command line says about a run; each part is empty when nothing was said.
@@ -27,7 +29,7 @@ pub struct Overrides {
     pub sets: Vec<String>,
 }
 
-/// One `--plugin`: NAME, PATH, or AS=NAME.
+/// One `--plugin`: NAME, PATH, or either with ` as OTHER` after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginArgument {
     /// The plugin's name or path.
@@ -40,14 +42,13 @@ impl std::str::FromStr for PluginArgument {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // Only a plain name before the equals sign is an alias, so that a path may hold one.
-        Ok(match text.split_once('=') {
-            Some((alias, name)) if is_name(alias) => Self {
-                name: name.to_owned(),
-                alias: Some(alias.to_owned()),
+        Ok(match text.split_once(" as ") {
+            Some((name, alias)) => Self {
+                name: name.trim().to_owned(),
+                alias: Some(alias.trim().to_owned()),
             },
-            _ => Self {
-                name: text.to_owned(),
+            None => Self {
+                name: text.trim().to_owned(),
                 alias: None,
             },
         })
@@ -69,24 +70,21 @@ impl Resolved {
         &self.config.run.out
     }
 
-    /// Every key with its value and origin, in the order of the run file, plugins' given settings last.
+    /// Every key of every section with its value and origin, in the order of the run file.
     pub fn listing(&self) -> Vec<(String, serde_json::Value, Origin)> {
-        let mut rows = Vec::new();
-        for (section, keys) in ordered(&self.config) {
-            for (key, value) in keys {
-                let key = format!("{section}.{key}");
-                let origin = self.origins.of(&key).clone();
-                rows.push((key, value, origin));
-            }
-        }
-        for plugin in &self.config.plugin {
-            for (key, value) in &plugin.settings {
-                let key = format!("{}.{key}", plugin.handle());
-                let origin = self.origins.of(&key).clone();
-                rows.push((key, serde_json::to_value(value).unwrap_or_default(), origin));
-            }
-        }
-        rows
+        let key = |section: &str, (key, value): (String, serde_json::Value)| {
+            let key = format!("{section}.{key}");
+            let origin = self.origins.of(&key).clone();
+            (key, value, origin)
+        };
+        let sections = ordered(&self.config).into_iter();
+        sections
+            .flat_map(|(section, keys)| {
+                keys.into_iter()
+                    .map(move |entry| key(&section, entry))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     /// The configuration as a run file that resolves to this configuration again.
@@ -101,23 +99,9 @@ impl Resolved {
     /// Writes the configuration to `path`, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Write`] when the folder cannot be written to or the disk is full.
+    /// When the folder cannot be written to or the disk is full.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let write = || {
-            let folder = path
-                .parent()
-                .filter(|folder| !folder.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            std::io::Write::write_all(&mut file, self.to_toml().as_bytes())?;
-            file.as_file().sync_all()?;
-            file.persist(path).map_err(|error| error.error)?;
-            Ok(())
-        };
-        write().map_err(|source| Error::Write {
-            path: path.to_owned(),
-            source,
-        })
+        Ok(crate::fs::write_atomic(path, self.to_toml().as_bytes())?)
     }
 }
 
@@ -129,25 +113,17 @@ pub fn resolve(overrides: &Overrides) -> Result<Resolved, Error> {
     let mut layers = Layers::<RunFile>::new();
     let mut plugins = Plugins::default();
     let mut plugin_dirs = overrides.plugin_dirs.clone();
-
     if let Some(path) = &overrides.config {
         let mut file = read_table(path)?;
-        let base = path.parent().unwrap_or(Path::new(""));
         plugins.lay_file(file.remove("plugin"), path)?;
+        let base = path.parent().unwrap_or(Path::new(""));
         plugin_dirs.extend(
             plugin_dir_list(file.remove("plugin_dir"), path)?
                 .iter()
                 .map(|dir| base.join(dir)),
         );
         layers.lay_file(file, path)?;
-        for (section, key) in [("run", "out"), ("backbone", "path"), ("data", "source")] {
-            if let Some(Value::String(text)) = layers.get_mut(section, key)
-                && !is_scenes(text)
-                && !text.is_empty()
-            {
-                *text = base.join(&*text).to_string_lossy().into_owned();
-            }
-        }
+        anchor_paths(&mut layers, base);
     }
     for flag in &overrides.flags {
         layers.lay(
@@ -162,25 +138,16 @@ pub fn resolve(overrides: &Overrides) -> Result<Resolved, Error> {
     }
     plugins.check_names(&layers)?;
     for text in &overrides.sets {
-        let form = || Error::SetForm { text: text.clone() };
-        let (path, value) = text.split_once('=').ok_or_else(form)?;
-        let (target, key) = path.trim().split_once('.').ok_or_else(form)?;
-        if target.is_empty() || key.is_empty() {
-            return Err(form());
-        }
+        let Setting { target, key, value } = Setting::parse(text)?;
         if layers.is_section(target) {
-            layers.lay_text(target, key, value.trim(), Origin::Set)?;
-        } else if !plugins.set(target, key, value.trim()) {
+            layers.lay_text(target, key, value, Origin::Set)?;
+        } else if !plugins.set(target, key, value)? {
             let known: Vec<String> = plugins
                 .handles()
                 .into_iter()
                 .chain(layers.sections())
                 .collect();
-            return Err(Error::SetTarget {
-                text: text.clone(),
-                target: target.to_owned(),
-                instead: instead(target, &known),
-            });
+            return Err(unknown_target(text, target, &known));
         }
     }
 
@@ -188,12 +155,94 @@ pub fn resolve(overrides: &Overrides) -> Result<Resolved, Error> {
     origins.0.extend(plugins.origins);
     config.plugin = plugins.entries;
     config.plugin_dir = plugin_dirs;
-    if *origins.of("train.warmup_steps") == Origin::Default {
-        config.train.warmup_steps = config.train.warmup_steps.min(config.train.steps / 10);
-    }
-    check_ranges(&config, &origins)?;
+    shorten_warmup(&mut config.train, &origins);
+    check_ranges(&config.data, &config.train, &config.sample, &origins)?;
     fill_in(&mut config);
     Ok(Resolved { config, origins })
+}
+
+/// Decides every value of another file of sections, such as a pretraining recipe: defaults, under the file, under flags, under
+/// `--set`. Ranges are checked by [`check_ranges`], which sees the sections that a run file has too.
+///
+/// # Errors
+/// The first mistake found, as a sentence with its place; see [`Error`].
+pub fn resolve_sections<T>(overrides: &Overrides) -> Result<(T, Origins), Error>
+where
+    T: Default + Serialize + DeserializeOwned,
+{
+    let mut layers = Layers::<T>::new();
+    if let Some(path) = &overrides.config {
+        layers.lay_file(read_table(path)?, path)?;
+        anchor_paths(&mut layers, path.parent().unwrap_or(Path::new("")));
+    }
+    for flag in &overrides.flags {
+        layers.lay(
+            flag.section,
+            flag.key,
+            flag.value.clone(),
+            Origin::Flag(flag.flag),
+        )?;
+    }
+    for text in &overrides.sets {
+        let Setting { target, key, value } = Setting::parse(text)?;
+        if !layers.is_section(target) {
+            return Err(unknown_target(text, target, &layers.sections()));
+        }
+        layers.lay_text(target, key, value, Origin::Set)?;
+    }
+    layers.finish()
+}
+
+/// A default warm-up suits the default number of steps; a short run gets a tenth of its steps at most.
+pub fn shorten_warmup(train: &mut TrainSection, origins: &Origins) {
+    if *origins.of("train.warmup_steps") == Origin::Default {
+        train.warmup_steps = train.warmup_steps.min(train.steps / 10);
+    }
+}
+
+/// The parts of a `--set`.
+struct Setting<'a> {
+    target: &'a str,
+    key: &'a str,
+    value: &'a str,
+}
+
+impl<'a> Setting<'a> {
+    fn parse(text: &'a str) -> Result<Self, Error> {
+        let form = || Error::SetForm {
+            text: text.to_owned(),
+        };
+        let (path, value) = text.split_once('=').ok_or_else(form)?;
+        let (target, key) = path.trim().split_once('.').ok_or_else(form)?;
+        if target.is_empty() || key.is_empty() {
+            return Err(form());
+        }
+        Ok(Self {
+            target,
+            key,
+            value: value.trim(),
+        })
+    }
+}
+
+fn unknown_target(text: &str, target: &str, known: &[String]) -> Error {
+    Error::SetTarget {
+        text: text.to_owned(),
+        target: target.to_owned(),
+        instead: instead(target, known),
+    }
+}
+
+/// Makes the paths that a file gives relative to it.
+fn anchor_paths<T: Default + Serialize + DeserializeOwned>(layers: &mut Layers<T>, base: &Path) {
+    for (section, key) in [("run", "out"), ("backbone", "path"), ("data", "source")] {
+        if let Some(Value::String(text)) = layers.get_mut(section, key)
+            && !is_scenes(text)
+            && !text.is_empty()
+        {
+            *text = base.join(&*text).to_string_lossy().into_owned();
+        }
+    }
 }
 
 /// Names the run and its folder, and makes every path absolute, so that the written file means the same from anywhere.
@@ -254,7 +303,7 @@ fn is_scenes(source: &str) -> bool {
 }
 
 /// Whether `text` can name a plugin.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text
             .chars()
@@ -291,192 +340,12 @@ fn plugin_dir_list(value: Option<Value>, path: &Path) -> Result<Vec<PathBuf>, Er
     let Some(value) = value else {
         return Ok(Vec::new());
     };
-    let shown = super::layers::shown(&value);
+    let written = shown(&value);
     value.try_into().map_err(|_| Error::Value {
         key: "plugin_dir".to_owned(),
         must: "a list of folders".to_owned(),
         origin: Origin::File(path.to_owned()),
-        value: shown,
+        value: written,
         instead: String::new(),
     })
-}
-
-/// The plugins of a run as they gather from file and command line.
-#[derive(Debug, Default)]
-struct Plugins {
-    entries: Vec<PluginEntry>,
-    /// How many of the entries, from the first, are the file's.
-    from_file: usize,
-    origins: BTreeMap<String, Origin>,
-}
-
-impl Plugins {
-    fn lay_file(&mut self, value: Option<Value>, path: &Path) -> Result<(), Error> {
-        let origin = Origin::File(path.to_owned());
-        let wrong = |key: &str, must: &str, value: String| Error::Value {
-            key: key.to_owned(),
-            must: must.to_owned(),
-            origin: origin.clone(),
-            value,
-            instead: String::new(),
-        };
-        let entries = match value {
-            None => return Ok(()),
-            Some(Value::Array(entries)) => entries,
-            Some(other) => {
-                return Err(wrong(
-                    "plugin",
-                    "written as [[plugin]]",
-                    super::layers::shown(&other),
-                ));
-            }
-        };
-        let base = path.parent().unwrap_or(Path::new(""));
-        for entry in entries {
-            let Value::Table(mut settings) = entry else {
-                return Err(wrong(
-                    "plugin",
-                    "written as [[plugin]]",
-                    super::layers::shown(&entry),
-                ));
-            };
-            let mut name = match settings.remove("name") {
-                Some(Value::String(name)) if !name.is_empty() => name,
-                Some(other) => {
-                    return Err(wrong(
-                        "plugin.name",
-                        "the name or path of a plugin",
-                        super::layers::shown(&other),
-                    ));
-                }
-                None => {
-                    return Err(wrong(
-                        "plugin.name",
-                        "given in every [[plugin]]",
-                        "none".to_owned(),
-                    ));
-                }
-            };
-            let alias = match settings.remove("as") {
-                Some(Value::String(alias)) => Some(alias),
-                Some(other) => {
-                    return Err(wrong("plugin.as", "a name", super::layers::shown(&other)));
-                }
-                None => None,
-            };
-            if is_path(&name) {
-                name = base.join(name).to_string_lossy().into_owned();
-            }
-            let entry = PluginEntry {
-                name,
-                alias,
-                settings,
-            };
-            check_name(&entry, &origin)?;
-            let handle = entry.handle();
-            self.origins.extend(
-                entry
-                    .settings
-                    .keys()
-                    .map(|key| (format!("{handle}.{key}"), origin.clone())),
-            );
-            self.entries.push(entry);
-        }
-        self.from_file = self.entries.len();
-        Ok(())
-    }
-
-    /// Adds a plugin of the command line, unless the file already has it.
-    fn add(&mut self, argument: &PluginArgument) -> Result<(), Error> {
-        let entry = PluginEntry {
-            name: argument.name.clone(),
-            alias: argument.alias.clone(),
-            settings: Table::new(),
-        };
-        check_name(&entry, &Origin::Flag("--plugin"))?;
-        match self.entries[..self.from_file]
-            .iter_mut()
-            .find(|known| known.handle() == entry.handle())
-        {
-            // The command line may say which file a plugin of the run file is; its settings stay.
-            Some(known) if is_path(&entry.name) => known.name = entry.name,
-            Some(_) => {}
-            None => self.entries.push(entry),
-        }
-        Ok(())
-    }
-
-    /// Lays one setting over what the file gives; nothing after the equals sign returns it to its default. False if no plugin
-    /// of the run answers to `target`.
-    fn set(&mut self, target: &str, key: &str, text: &str) -> bool {
-        let target = target.replace('-', "_");
-        let Some(entry) = self
-            .entries
-            .iter_mut()
-            .find(|entry| entry.handle() == target)
-        else {
-            return false;
-        };
-        let origin_key = format!("{target}.{}", key.split('.').next().unwrap_or(key));
-        if text.is_empty() {
-            put(&mut entry.settings, key, None);
-            self.origins.remove(&origin_key);
-        } else {
-            let value = toml_value(text).unwrap_or_else(|| Value::String(text.to_owned()));
-            put(&mut entry.settings, key, Some(value));
-            self.origins.insert(origin_key, Origin::Set);
-        }
-        true
-    }
-
-    fn check_names(&self, layers: &Layers<RunFile>) -> Result<(), Error> {
-        for (index, entry) in self.entries.iter().enumerate() {
-            let handle = entry.handle();
-            if layers.is_section(&handle) {
-                return Err(Error::PluginIsSection { handle });
-            }
-            if self.entries[..index]
-                .iter()
-                .any(|earlier| earlier.handle() == handle)
-            {
-                return Err(Error::SamePlugin { handle });
-            }
-        }
-        Ok(())
-    }
-
-    fn handles(&self) -> Vec<String> {
-        self.entries.iter().map(PluginEntry::handle).collect()
-    }
-}
-
-fn check_name(entry: &PluginEntry, origin: &Origin) -> Result<(), Error> {
-    let handle = entry.handle();
-    // A path may carry any file name; the loader judges the file.
-    if (entry.is_path() && entry.alias.is_none()) || is_name(&handle) {
-        return Ok(());
-    }
-    Err(Error::PluginName {
-        handle,
-        origin: origin.clone(),
-    })
-}
-
-/// Writes, or with `None` removes, the value at a dotted key.
-fn put(table: &mut Table, key: &str, value: Option<Value>) {
-    let Some((first, rest)) = key.split_once('.') else {
-        match value {
-            Some(value) => table.insert(key.to_owned(), value),
-            None => table.remove(key),
-        };
-        return;
-    };
-    let mut inner = match table.remove(first) {
-        Some(Value::Table(inner)) => inner,
-        _ => Table::new(),
-    };
-    put(&mut inner, rest, value);
-    if !inner.is_empty() {
-        table.insert(first.to_owned(), Value::Table(inner));
-    }
 }

@@ -60,9 +60,10 @@ pub struct DataSection {
     pub size: Option<usize>,
     /// Mirror half of the images left to right, at random.
     pub flip: bool,
-    /// How many scenes `scenes:DOMAIN` renders; a folder is always used whole. At least 1.
-    pub count: usize,
-    /// Seed of the rendered scenes. At most 2^63 - 1.
+    /// How many images: of a folder the first so many in a seeded shuffle, absent for all of them; of scenes, absent for the
+    /// generator's own number. At least 1.
+    pub count: Option<usize>,
+    /// Which scenes are rendered, and which files a `count` picks. At most 2^63 - 1.
     pub seed: u64,
     /// Threads that decode images in the background. 0: chosen from the number of cores.
     pub workers: usize,
@@ -71,10 +72,10 @@ pub struct DataSection {
 impl Default for DataSection {
     fn default() -> Self {
         Self {
-            source: "scenes:neon".to_owned(),
+            source: "scenes:solids".to_owned(),
             size: None,
             flip: false,
-            count: 512,
+            count: None,
             seed: 1,
             workers: 0,
         }
@@ -211,6 +212,8 @@ impl Default for SampleSection {
 }
 
 /// One `[[plugin]]`: a name or a path, and that plugin's own settings.
+///
+/// `name`, `as` and `without` are the host's; no plugin can have settings of these names.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PluginEntry {
     /// A plugin's name (`diff_tuning`), or the path of its file, relative to the run file.
@@ -218,6 +221,9 @@ pub struct PluginEntry {
     /// Another name for this use of the plugin; needed when one plugin is used twice.
     #[serde(rename = "as", skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
+    /// Slots that the plugin offers and this run leaves to others, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
     /// The plugin's settings, checked against the schema it carries.
     #[serde(flatten)]
     pub settings: toml::Table,
@@ -228,7 +234,7 @@ impl PluginEntry {
     /// of a path, its file name without `lib` and extension. Hyphens read as underscores.
     pub fn handle(&self) -> String {
         match &self.alias {
-            Some(alias) => alias.clone(),
+            Some(alias) => alias.replace('-', "_"),
             None => handle_of(&self.name),
         }
     }

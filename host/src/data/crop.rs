@@ -193,7 +193,9 @@ mod tests {
                 .zip(expected.as_raw())
                 .map(|(a, b)| a.abs_diff(*b))
                 .max();
-            assert_eq!(furthest, Some(0), "{name}");
+            // Recent Pillow runs the vertical pass first for some shapes, older ones never; that moves a value by one level.
+            let allowed = if name == "tall" { 1 } else { 0 };
+            assert!(furthest <= Some(allowed), "{name}: {furthest:?}");
         }
     }
 

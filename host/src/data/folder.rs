@@ -28,7 +28,13 @@ pub struct Folder {
     size: usize,
     flip: bool,
     fingerprint: OnceLock<String>,
+    /// The cropped RGB bytes of files met before, as many from the front as [`KEPT`] allows: a few large photographs would
+    /// otherwise be decoded at every epoch, at many times the cost of a training step.
+    decoded: Vec<OnceLock<Vec<u8>>>,
 }
+
+/// Memory for decoded images, in bytes.
+const KEPT: usize = 512 << 20;
 
 #[derive(Debug)]
 struct File {
@@ -105,8 +111,10 @@ impl Folder {
         if let Some(count) = options.count {
             files = chosen(files, count, options.seed)?;
         }
+        let kept = files.len().min(KEPT / (3 * options.size * options.size));
         Ok(Self {
             root: root.to_owned(),
+            decoded: (0..kept).map(|_| OnceLock::new()).collect(),
             files,
             classes: classes.into_iter().map(|(name, _)| name).collect(),
             size: options.size,
@@ -227,12 +235,24 @@ impl Dataset for Folder {
             name: file.name.clone(),
             reason,
         };
-        // A decoder that panics on a damaged file must cost that file, not the run.
-        let picture = std::panic::catch_unwind(|| self.decode(&file.name))
-            .unwrap_or_else(|_| Err("its decoder panicked".to_owned()))
-            .map_err(unreadable)?;
+        let slot = self.decoded.get(index);
+        let image = if let Some(bytes) = slot.and_then(OnceLock::get) {
+            transform::planes(bytes, 3)
+        } else {
+            // A decoder that panics on a damaged file must cost that file, not the run.
+            let picture = std::panic::catch_unwind(|| self.decode(&file.name))
+                .unwrap_or_else(|_| Err("its decoder panicked".to_owned()))
+                .map_err(unreadable)?;
+            let bytes = crop::center_crop(&picture, self.size).into_raw();
+            let image = transform::planes(&bytes, 3);
+            if let Some(slot) = slot {
+                // Another thread may have been first, with the same bytes.
+                let _ = slot.set(bytes);
+            }
+            image
+        };
         Ok(Item {
-            image: transform::planes(crop::center_crop(&picture, self.size).as_raw(), 3),
+            image,
             class: file.class,
             caption: None,
             name: file.name.clone(),

@@ -144,7 +144,9 @@ impl Loader {
                     if self.bad.insert(name.clone(), reason.clone()).is_none() {
                         tracing::warn!(file = name, reason, "skipped an unreadable file");
                     }
-                    if skipped >= self.dataset.len() {
+                    // So many in a row hold one whole epoch. One epoch's length would not do: a single readable item may
+                    // come first in one epoch and last in the next.
+                    if skipped >= 2 * self.dataset.len() - 1 {
                         return Err(Error::AllUnreadable {
                             dataset: self.dataset.describe(),
                             count: self.dataset.len(),

@@ -6,6 +6,8 @@ mod export;
 mod folder;
 mod loader;
 pub mod scenes;
+#[cfg(test)]
+mod tests;
 pub mod transform;
 
 use std::collections::BTreeMap;

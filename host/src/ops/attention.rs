@@ -380,7 +380,7 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden};
 
     #[test]
     fn attention_is_right() {
@@ -421,6 +421,14 @@ mod tests {
     fn self_attention_of_one_tensor_sums_three_gradients() {
         check(&[&[2, 5, 12]], |x| {
             attention_tokens(&x[0], &x[0], &x[0], 3, 0.5)
+        });
+    }
+
+    #[test]
+    fn attention_equals_pytorch() {
+        check_golden("attention", |x| attention(&x[0], &x[1], &x[2], 0.3));
+        check_golden("attention_tokens", |x| {
+            attention_tokens(&x[0], &x[1], &x[2], 3, 0.3)
         });
     }
 }

@@ -142,7 +142,7 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden};
 
     #[test]
     fn gate_residual_is_right() {
@@ -155,5 +155,10 @@ mod tests {
         check(&[&[3, ROWS + 5, 8], &[3, 8], &[3, ROWS + 5, 8]], |x| {
             gate_residual(&x[0], &x[1], &x[2])
         });
+    }
+
+    #[test]
+    fn gate_residual_equals_pytorch() {
+        check_golden("gate_residual", |x| gate_residual(&x[0], &x[1], &x[2]));
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::elementwise::Activation;
 use super::function::{apply, fast};
-use super::simd::{multiversion, sigmoid};
+use super::simd::{multiversion, normal, sigmoid};
 
 /// `sqrt(2 / π)`, twice.
 const SLOPE: f64 = 1.595_769_121_605_730_7;
@@ -19,6 +19,19 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     let activation = Activation {
         value: tanh_form,
         derivative: tanh_form_derivative,
+    };
+    apply(activation, &[x])
+}
+
+/// `x Φ(x)` with the normal distribution function `Φ(x) = (1 + erf(x / √2)) / 2`, the exact form, of any shape.
+pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
+    if !fast(&[x]) {
+        let erf = (x * std::f64::consts::FRAC_1_SQRT_2)?.erf()?;
+        return (x * 0.5)? * (erf + 1.0)?;
+    }
+    let activation = Activation {
+        value: erf_form,
+        derivative: erf_form_derivative,
     };
     apply(activation, &[x])
 }
@@ -44,16 +57,39 @@ multiversion! {
     }
 }
 
+multiversion! {
+    fn erf_form(x: &[f32], out: &mut [f32]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = x * normal(x).0;
+        }
+    }
+}
+
+multiversion! {
+    fn erf_form_derivative(x: &[f32], grad: &[f32], out: &mut [f32]) {
+        for ((out, &x), &grad) in out.iter_mut().zip(x).zip(grad) {
+            let (below, density) = normal(x);
+            *out = grad * (below + x * density);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden};
 
     #[test]
     fn gelu_tanh_is_right() {
         check(&[&[3, 5, 7]], |x| gelu_tanh(&x[0]));
         check(&[&[40_001]], |x| gelu_tanh(&x[0]));
+    }
+
+    #[test]
+    fn gelu_erf_is_right() {
+        check(&[&[3, 5, 7]], |x| gelu_erf(&x[0]));
+        check(&[&[40_001]], |x| gelu_erf(&x[0]));
     }
 
     #[test]
@@ -74,5 +110,11 @@ mod tests {
         for (grad, expected) in grads.into_iter().zip(expected) {
             assert!((grad - expected).abs() < 1e-8, "{grad} is not {expected}");
         }
+    }
+
+    #[test]
+    fn gelu_equals_pytorch() {
+        check_golden("gelu_tanh", |x| gelu_tanh(&(&x[0] * 3.0)?));
+        check_golden("gelu_erf", |x| gelu_erf(&(&x[0] * 3.0)?));
     }
 }

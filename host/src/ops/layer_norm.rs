@@ -293,7 +293,7 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden};
 
     const EPS: f64 = 1e-6;
 
@@ -323,6 +323,16 @@ mod tests {
             layer_norm_modulate(&x[0], &x[1], &x[2], EPS)
         });
         check(&[&[3, ROWS + 5, 8], &[3, 8], &[3, 8]], |x| {
+            layer_norm_modulate(&x[0], &x[1], &x[2], EPS)
+        });
+    }
+
+    #[test]
+    fn norms_equal_pytorch() {
+        check_golden("layer_norm", |x| {
+            layer_norm(&x[0], Some(&x[1]), Some(&x[2]), EPS)
+        });
+        check_golden("layer_norm_modulate", |x| {
             layer_norm_modulate(&x[0], &x[1], &x[2], EPS)
         });
     }

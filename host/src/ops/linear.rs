@@ -137,7 +137,7 @@ impl Function for Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden};
 
     #[test]
     fn linear_is_right() {
@@ -164,5 +164,10 @@ mod tests {
             message.contains("[2, 5]") && message.contains("[3, 4]"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn linear_equals_pytorch() {
+        check_golden("linear", |x| linear(&x[0], &x[1], Some(&x[2])));
     }
 }

@@ -140,7 +140,7 @@ fn split(dims: &[usize]) -> (&[usize], [usize; 2]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden};
 
     #[test]
     fn matmul_is_right() {
@@ -154,5 +154,10 @@ mod tests {
         check(&[&[2, 3, 4, 5], &[5, 6]], |x| matmul(&x[0], &x[1]));
         check(&[&[4, 5], &[3, 5, 6]], |x| matmul(&x[0], &x[1]));
         check(&[&[2, 1, 4, 5], &[1, 3, 5, 6]], |x| matmul(&x[0], &x[1]));
+    }
+
+    #[test]
+    fn matmul_equals_pytorch() {
+        check_golden("matmul", |x| matmul(&x[0], &x[1]));
     }
 }

@@ -8,13 +8,16 @@
 //! |---|---|---|
 //! | [`linear()`] | `x wᵀ + b` | operands |
 //! | [`matmul()`] | batched product, batch dimensions broadcast | operands |
-//! | [`attention()`], [`attention_tokens`] | `softmax(q kᵀ scale) v` | operands, output, one number a query |
+//! | [`attention()`], [`attention_tokens`] | `softmax(q kᵀ scale) v` | operands |
 //! | [`layer_norm()`] | normalised over the last dimension, times weight, plus bias | operands |
 //! | [`layer_norm_modulate`] | `norm(x) (1 + scale) + shift`, shift and scale per sample | operands |
 //! | [`rms_norm()`] | over the last dimension, times weight | operands |
 //! | [`gate_residual()`] | `x + gate y`, gate per sample | operands |
-//! | [`gelu_tanh`], [`silu()`] | activations | operand |
+//! | [`group_norm()`], [`group_norm_silu`] | normalised over groups of channels, the latter through SiLU | operands |
+//! | [`gelu_tanh`], [`gelu_erf`], [`silu()`] | activations | operand |
 //! | [`softmax()`] | over one dimension | output |
+//! | [`conv2d()`] | convolution with stride, padding, dilation, groups | operands |
+//! | [`upsample_nearest2d`] | nearest neighbour, to any size | nothing |
 //! | [`optim`] | AdamW in one pass, gradient norm and clip | moments |
 //!
 //! Numerics of the fast path: `exp` is within 2 units in the last place, sums run in 16 fixed lanes, and work is cut by shape
@@ -22,8 +25,10 @@
 //! matrix product, whose kernels (and so last bits) depend on the CPU's vector width, but not on the thread count.
 
 pub mod attention;
+pub mod conv2d;
 pub mod gate_residual;
 pub mod gelu;
+pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
@@ -31,6 +36,7 @@ pub mod optim;
 pub mod rms_norm;
 pub mod silu;
 pub mod softmax;
+pub mod upsample;
 
 mod elementwise;
 mod function;
@@ -40,11 +46,14 @@ mod simd;
 mod testing;
 
 pub use attention::{attention, attention_tokens};
+pub use conv2d::{Conv2d, conv2d};
 pub use gate_residual::gate_residual;
-pub use gelu::gelu_tanh;
+pub use gelu::{gelu_erf, gelu_tanh};
+pub use group_norm::{group_norm, group_norm_silu};
 pub use layer_norm::{layer_norm, layer_norm_modulate};
 pub use linear::linear;
 pub use matmul::matmul;
 pub use rms_norm::rms_norm;
 pub use silu::silu;
 pub use softmax::softmax;
+pub use upsample::upsample_nearest2d;

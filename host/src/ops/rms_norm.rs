@@ -147,7 +147,7 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden};
 
     #[test]
     fn rms_norm_is_right() {
@@ -155,5 +155,10 @@ mod tests {
             rms_norm(&x[0], Some(&x[1]), 1e-6)
         });
         check(&[&[2 * ROWS + 5, 33]], |x| rms_norm(&x[0], None, 1e-6));
+    }
+
+    #[test]
+    fn rms_norm_equals_pytorch() {
+        check_golden("rms_norm", |x| rms_norm(&x[0], Some(&x[1]), 1e-6));
     }
 }

@@ -35,11 +35,16 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden};
 
     #[test]
     fn silu_is_right() {
         check(&[&[3, 5, 7]], |x| silu(&x[0]));
         check(&[&[40_001]], |x| silu(&x[0]));
+    }
+
+    #[test]
+    fn silu_equals_pytorch() {
+        check_golden("silu", |x| silu(&(&x[0] * 3.0)?));
     }
 }

@@ -102,7 +102,7 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::check;
+    use crate::ops::testing::{check, check_golden};
 
     #[test]
     fn softmax_is_right_over_any_dimension() {
@@ -110,5 +110,10 @@ mod tests {
             check(&[&[3, 5, 21]], |x| softmax(&x[0], dim));
         }
         check(&[&[700, 33]], |x| softmax(&x[0], D::Minus1));
+    }
+
+    #[test]
+    fn softmax_equals_pytorch() {
+        check_golden("softmax", |x| softmax(&x[0], 1));
     }
 }

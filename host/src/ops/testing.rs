@@ -251,3 +251,43 @@ fn check_threads(f: &dyn Operation, inputs: &[Tensor]) {
     };
     assert!(bits(1) == bits(3), "results depend on the thread count");
 }
+
+/// The values that `tests/goldens/ops.py` wrote.
+pub(super) fn goldens() -> std::collections::HashMap<String, Tensor> {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/goldens/ops/ops.safetensors"
+    );
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+/// Checks an operation against every PyTorch case of this name.
+#[track_caller]
+pub(super) fn check_golden(name: &str, f: impl Operation) {
+    let cases = (0..).take_while(|case| goldens().contains_key(&format!("{name}/{case}/out")));
+    let checked = cases.map(|case| check_golden_case(name, case, &f)).count();
+    assert!(checked > 0, "no golden case is called {name}");
+}
+
+/// Checks an operation against one PyTorch case, on operands that lie in order and on operands that do not.
+#[track_caller]
+pub(super) fn check_golden_case(name: &str, case: usize, f: impl Operation) {
+    let goldens = goldens();
+    let get = |what: &str| goldens.get(&format!("{name}/{case}/{what}"));
+    let inputs: Vec<Var> = (0..)
+        .map_while(|j| get(&format!("in.{j}")))
+        .map(|x| Var::from_tensor(x).unwrap())
+        .collect();
+    for view in [Tensor::clone, strided] {
+        let operands: Vec<Tensor> = inputs.iter().map(|x| view(x.as_tensor())).collect();
+        let value = f(&operands).unwrap();
+        assert_close(&value, get("out").unwrap(), 1e-5, &format!("{name}/{case}"));
+        let loss = (value * get("weight").unwrap()).unwrap();
+        let grads = loss.sum_all().unwrap().backward().unwrap();
+        for (j, input) in inputs.iter().enumerate() {
+            let expected = get(&format!("grad.{j}")).unwrap();
+            let what = format!("{name}/{case} gradient {j}");
+            assert_close(grads.get(input).unwrap(), expected, 2e-5, &what);
+        }
+    }
+}

@@ -23,8 +23,9 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Creates the session's file in `dir` (created if missing). With `steps_done` above 0 the file begins by telling
-    /// TensorBoard to forget what earlier files recorded for later steps: a killed run goes back to its checkpoint.
+    /// Creates the session's file in `dir` (created if missing) to record what comes after `steps_done` steps. The file
+    /// begins by telling TensorBoard to forget what earlier files recorded for later steps: a killed run goes back to
+    /// its checkpoint.
     ///
     /// # Errors
     /// The folder or file cannot be written.
@@ -35,14 +36,13 @@ impl EventWriter {
         writer.event(0, |event| {
             event.text(FIELD_FILE_VERSION, FILE_VERSION);
         })?;
-        if steps_done > 0 {
-            // Readers drop what they know of steps at or after the one this event carries.
-            writer.event(steps_done + 1, |event| {
-                event.message(FIELD_SESSION_LOG, |log| {
-                    log.varint(1, SESSION_START);
-                });
-            })?;
-        }
+        // Readers take a run's second and later session starts for restarts, and drop what they know of steps at or
+        // after the one such an event carries. So the first session must have one too.
+        writer.event(steps_done + 1, |event| {
+            event.message(FIELD_SESSION_LOG, |log| {
+                log.varint(1, SESSION_START);
+            });
+        })?;
         Ok(writer)
     }
 

@@ -51,6 +51,12 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// `--overwrite` of a folder that holds something else.
+    #[error("`{}` holds no run (there is no run.toml), so --overwrite leaves it alone; choose another folder with --out", path.display())]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+    },
     /// `--resume` of a folder that holds no run.
     #[error("nothing to resume in `{}`: it holds no checkpoint; start the run without --resume", path.display())]
     NothingToResume {
@@ -113,6 +119,9 @@ pub enum Error {
     /// The diffusion process cannot be made.
     #[error(transparent)]
     Diffusion(#[from] crate::diffusion::Error),
+    /// Sampling failed.
+    #[error(transparent)]
+    Sample(#[from] crate::sample::Error),
     /// Metrics or reports cannot be written.
     #[error(transparent)]
     Report(#[from] crate::report::Error),

@@ -46,7 +46,7 @@ pub fn pretrain(recipe: &Recipe, run: &Path, resume: bool, progress: &Progress, 
     let options = DataOptions {
         size,
         flip: recipe.data.flip,
-        count: Some(recipe.data.count),
+        count: recipe.data.count,
         seed: recipe.data.seed,
         ..DataOptions::default()
     };

@@ -6,7 +6,7 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use super::Error;
 
-/// The globs behind a selection's name; anything else is a glob itself.
+/// The globs behind a selection's name; anything else is a glob itself. `*` stays within one part between dots, `**` does not.
 ///
 /// - `all`: every parameter.
 /// - `none`: no parameter.
@@ -14,10 +14,10 @@ use super::Error;
 /// - `diffit`: DiffFit (Xie et al. 2023): every bias, the norms and the class embedding.
 fn globs(selection: &str) -> Vec<&str> {
     match selection {
-        "all" => vec!["*"],
+        "all" => vec!["**"],
         "none" => vec![],
-        "bias" => vec!["*.bias"],
-        "diffit" => vec!["*.bias", "*norm*.weight", "*class_embedder*"],
+        "bias" => vec!["**.bias"],
+        "diffit" => vec!["**.bias", "**.*norm*.weight", "**.class_embedder.**"],
         glob => vec![glob],
     }
 }
@@ -29,31 +29,27 @@ fn globs(selection: &str) -> Vec<&str> {
 pub fn select<'a>(selections: &[String], names: &[&'a str]) -> Result<Vec<&'a str>, Error> {
     let mut chosen: BTreeSet<&str> = BTreeSet::new();
     for selection in selections {
-        let before = chosen.len();
         let mut matched = false;
         for glob in globs(selection) {
-            // A glob over dotted names: `*` runs across the dots.
             let matcher = matcher(glob, names)?;
-            let found = names.iter().filter(|name| matcher.is_match(name) && !is_norm_projection(selection, name));
+            let found = names.iter().filter(|name| matcher.is_match(slashed(name)));
             chosen.extend(found.inspect(|_| matched = true));
         }
-        if !matched && chosen.len() == before && selection != "none" {
+        if !matched && selection != "none" {
             return Err(no_match(selection, names));
         }
     }
     Ok(names.iter().copied().filter(|name| chosen.contains(name)).collect())
 }
 
-/// DiT keeps its modulation projections and embedders under `norm1`; they are no norms, and DiffFit leaves their weights frozen.
-fn is_norm_projection(selection: &str, name: &str) -> bool {
-    selection == "diffit"
-        && name.ends_with(".weight")
-        && (name.contains(".linear") || name.contains("timestep_embedder"))
+/// Dotted names as paths, the form in which globs tell `*` from `**`.
+fn slashed(name: &str) -> String {
+    name.replace('.', "/")
 }
 
 fn matcher(glob: &str, names: &[&str]) -> Result<GlobMatcher, Error> {
-    GlobBuilder::new(glob)
-        .literal_separator(false)
+    GlobBuilder::new(&slashed(glob))
+        .literal_separator(true)
         .build()
         .map(|glob| glob.compile_matcher())
         .map_err(|_| no_match(glob, names))
@@ -96,8 +92,9 @@ mod tests {
         check(&["none"], &[]);
         check(&["bias"], &[1, 4, 6]);
         check(&["diffit"], &[1, 2, 4, 6]);
-        check(&["*.attn1.*", "pos_embed.*.bias"], &[1, 5, 6]);
-        check(&["bias", "*to_q.bias"], &[1, 4, 6]);
+        check(&["**.attn1.**", "pos_embed.*.bias"], &[1, 5, 6]);
+        check(&["bias", "**.to_q.bias"], &[1, 4, 6]);
+        check(&["pos_embed.*.*", "transformer_blocks.*.attn1.*.weight"], &[0, 1, 5]);
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub use plugin::{PluginModule, PluginModuleRef, PluginTable, PluginTableRef, Raw
 pub use status::{Failure, Status, report};
 pub use tensor_ops::{OpArgs, RawDevice, RawTensor, TensorOps, TensorOpsRef};
 
+pub(crate) use host::HostServicesPrefix;
+pub(crate) use plugin::{PluginModulePrefix, PluginTablePrefix};
+pub(crate) use tensor_ops::TensorOpsPrefix;
+
 /// Major version of the boundary. It never moves within `plugin-api` 1.x; a host refuses another major.
 pub const ABI_MAJOR: u32 = 1;
 

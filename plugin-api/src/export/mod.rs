@@ -45,7 +45,7 @@ macro_rules! export_plugin {
             )]
             #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__manifest"))]
             #[cfg_attr(target_os = "windows", unsafe(link_section = ".plugman"))]
-            static MANIFEST: [u8; SPEC.len()] = SPEC.bytes();
+            static MANIFEST: [u8; SPEC.size()] = SPEC.bytes();
 
             impl $crate::export::Export for $plugin {
                 fn manifest() -> &'static [u8] {

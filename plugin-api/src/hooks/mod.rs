@@ -9,7 +9,7 @@
 //! before step 0: [trainable] [prepare]          with every checkpoint: [state]
 //! ```
 //!
-//! Every hook takes `&mut self`, its message, and the [`Host`](crate::Host). Messages may gain fields in later versions; read the ones you need.
+//! Every hook takes `&mut self`, its message, and the [`Host`]. Messages may gain fields in later versions; read the ones you need.
 //! Unless a trait says otherwise, tensors carry gradients, an error ends the run after a checkpoint of the last good step, and the
 //! message names the plugin, the hook and the step. Each file also holds the hook's two boundary messages, which hosts use.
 

@@ -1,14 +1,14 @@
 //! A small host for plugins' unit tests: tensors as plain lists on the CPU, no gradients, no backbone.
 //!
 //! ```
-//! use plugin_api::{Result, Tensor, testing::TestHost};
+//! use plugin_api::{Tensor, testing::TestHost};
 //!
 //! let host = TestHost::new();
 //! let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0], [3], &host)?;
 //! assert_eq!((&x * 2.0)?.sum_all()?.to_scalar::<f32>()?, 12.0);
 //! drop(x);
 //! assert_eq!(host.live_tensors(), 0);
-//! # Result::Ok(())
+//! # Ok::<(), plugin_api::Error>(())
 //! ```
 //!
 //! It answers `random`, `parameter`, `process` and its formulas (a cosine schedule, 1000 timesteps, epsilon prediction), `run` and `metric`

@@ -132,7 +132,7 @@ fn diffusers_name(original: &str) -> String {
 /// The configuration of a file in the original layout.
 ///
 /// Shapes say everything but the number of heads. The published widths fix it (1152 is XL: 16 heads of 72; 384, 768 and 1024 are S, B and L: heads of 64); any other width is taken to
-/// have heads of 64. What the original code computes differently from diffusers (epsilon 1e-6 in one norm) is read as diffusers' own converter reads it.
+/// have heads of 64. The table of classes is taken to end with the null class, as it does unless a model was trained without label dropout. What the original code computes differently from diffusers (epsilon 1e-6 in one norm) is read as diffusers' own converter reads it.
 pub(super) fn infer_config(shapes: &Shapes) -> Result<DitConfig, Error> {
     let shape = |name: &'static str, rank: usize| -> Result<&Vec<usize>, Error> {
         let Some(shape) = shapes.get(name) else {

@@ -3,6 +3,7 @@
 mod block;
 mod config;
 mod embed;
+mod fit;
 mod init;
 mod layout;
 
@@ -10,7 +11,7 @@ use candle_core::{Tensor, bail};
 
 pub(crate) use config::invalid;
 pub use config::{Activation, DitConfig};
-pub(crate) use embed::position_table;
+pub(crate) use fit::{POSITION_TABLE, fit};
 pub(crate) use init::init;
 pub(crate) use layout::{Sharing, copies_of_shared, layers, parameters};
 
@@ -18,10 +19,8 @@ use super::layers::{Builder, LayerInfo, Linear, PatchEmbed, add_in_f32};
 use super::{Error, Input, ModelInfo, Pass, Source};
 use crate::ops;
 use block::{Block, NORM_EPS};
-use embed::{ConditionEmbedder, checked_labels, timestep_features};
-
-/// The name under which some files store the fixed position embedding.
-pub(crate) const POSITION_TABLE: &str = "pos_embed.pos_embed";
+use embed::{ConditionEmbedder, checked_labels, position_table, timestep_features};
+use fit::check_stored_positions;
 
 /// A diffusion transformer with frozen weights.
 #[derive(Debug)]
@@ -233,86 +232,5 @@ pub(crate) fn info(config: &DitConfig, sharing: Sharing, parameters: usize) -> M
         depth: config.num_layers,
         heads: config.num_attention_heads,
         shared_embedders: sharing == Sharing::Shared,
-    }
-}
-
-/// Checks that the source holds exactly the parameters of the configuration, and says whether the embedders can be shared.
-///
-/// Shapes come first: one wrong number in a `config.json` shows there as one clear mismatch.
-pub(crate) fn fit(config: &DitConfig, source: &dyn Source) -> Result<Sharing, Error> {
-    let compact = parameters(config, Sharing::Shared);
-    let mut expected = parameters(config, Sharing::PerBlock);
-    let copies: Vec<(String, Vec<String>)> = compact
-        .iter()
-        .map(|(name, _)| (name.clone(), copies_of_shared(name, config.num_layers)))
-        .filter(|(_, copies)| !copies.is_empty())
-        .collect();
-    let stored_once = copies
-        .iter()
-        .flat_map(|(_, copies)| copies)
-        .all(|copy| source.shape(copy).is_none());
-    if stored_once {
-        expected = compact;
-    }
-    let mut missing = Vec::new();
-    for (name, expected) in &expected {
-        match source.shape(name) {
-            None => missing.push(name.clone()),
-            Some(found) if found != *expected => {
-                return Err(Error::Shape {
-                    name: name.clone(),
-                    expected: expected.clone(),
-                    found,
-                });
-            }
-            Some(_) => {}
-        }
-    }
-    let known: std::collections::HashSet<&str> =
-        expected.iter().map(|(name, _)| name.as_str()).collect();
-    let mut unexpected: Vec<String> = source
-        .names()
-        .into_iter()
-        .filter(|name| !known.contains(name.as_str()) && name != POSITION_TABLE)
-        .collect();
-    unexpected.sort();
-    if !missing.is_empty() || !unexpected.is_empty() {
-        return Err(Error::Names {
-            missing,
-            unexpected,
-        });
-    }
-    if stored_once {
-        return Ok(Sharing::Shared);
-    }
-    for (name, copies) in &copies {
-        for copy in copies {
-            if !source.same(name, copy)? {
-                return Ok(Sharing::PerBlock);
-            }
-        }
-    }
-    Ok(Sharing::Shared)
-}
-
-/// A stored position embedding must be the fixed one, because diffusers' format has no place for another.
-fn check_stored_positions(source: &dyn Source, positions: &Tensor) -> Result<(), Error> {
-    /// Above the rounding of a table stored in bf16.
-    const TOLERANCE: f32 = 0.01;
-    let Some(found) = source.shape(POSITION_TABLE) else {
-        return Ok(());
-    };
-    if found != positions.dims() {
-        return Err(Error::Shape {
-            name: POSITION_TABLE.to_owned(),
-            expected: positions.dims().to_vec(),
-            found,
-        });
-    }
-    let stored = source.load(POSITION_TABLE)?.to_dtype(positions.dtype())?;
-    let difference = (stored - positions)?.abs()?.max_all()?.to_scalar::<f32>()?;
-    match difference <= TOLERANCE {
-        true => Ok(()),
-        false => Err(Error::PositionEmbedding { difference }),
     }
 }

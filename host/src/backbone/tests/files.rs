@@ -110,7 +110,7 @@ fn the_compact_form_stores_shared_embedders_once_and_reads_from_memory() {
 }
 
 #[test]
-fn the_original_layout_as_safetensors_and_nested_or_flat_is_one_model() {
+fn the_original_layout_is_one_model_as_pt_as_safetensors_and_saved_for_diffusers() {
     let backbone = open("original/DiT.pt");
     assert_eq!(backbone.info().num_classes, 7);
     assert!(backbone.info().learned_variance);
@@ -131,7 +131,13 @@ fn the_original_layout_as_safetensors_and_nested_or_flat_is_one_model() {
 
 #[test]
 fn inspection_agrees_with_the_open_model() {
-    for path in ["small", "small/transformer", "sharded", "original/DiT.pt"] {
+    for path in [
+        "small",
+        "small/transformer",
+        "sharded",
+        "pickled",
+        "original/DiT.pt",
+    ] {
         let (inspection, backbone) = (inspect(&golden(path)).unwrap(), open(path));
         assert_eq!(&inspection.info, backbone.info(), "{path}");
         assert_eq!(inspection.layers, backbone.layers(), "{path}");

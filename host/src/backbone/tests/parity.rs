@@ -35,6 +35,11 @@ fn forward_equals_diffusers_at_another_size_than_the_one_trained() {
 }
 
 #[test]
+fn forward_equals_diffusers_for_an_old_pickled_folder_with_geglu() {
+    check_forward("pickled", "pickled/case.safetensors");
+}
+
+#[test]
 fn the_original_layout_predicts_what_diffusers_does() {
     check_forward("original/DiT.pt", "original/case.safetensors");
 }

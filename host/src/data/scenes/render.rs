@@ -130,25 +130,31 @@ fn sample(scene: &Scene, camera: &Camera, light: Vec3, ray: Vec3) -> Sample {
         FLOOR => vec3(0.0, 1.0, 0.0),
         _ => scene.solids[usize::from(region - SOLID)].normal(point),
     };
-    let start = point + normal * 0.012;
-    let facing = normal.dot(light) > 0.0;
     Sample {
         depth: nearest * ray.dot(camera.forward),
         normal,
         ray,
         point,
         region,
-        light: if facing {
-            scene
-                .solids
-                .iter()
-                .map(|solid| shadow(solid, start, light))
-                .fold(1.0, f32::min)
-        } else {
-            0.0
-        },
+        light: lit(scene, region, point, normal, light),
         open: openness(scene, region, point, normal),
     }
+}
+
+/// How much of the key light reaches a point, 0..1; none where the surface faces away from it.
+fn lit(scene: &Scene, region: u8, point: Vec3, normal: Vec3, light: Vec3) -> f32 {
+    if normal.dot(light) <= 0.0 {
+        return 0.0;
+    }
+    let start = point + normal * 0.012;
+    let mut open = 1.0f32;
+    for (index, solid) in scene.solids.iter().enumerate() {
+        let own = region == SOLID + index as u8;
+        if !(own && solid.shape.convex()) {
+            open = open.min(shadow(solid, start, light));
+        }
+    }
+    open
 }
 
 /// Where a ray enters and leaves a sphere about the solid's middle, if it does ahead of its origin.

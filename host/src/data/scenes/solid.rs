@@ -48,6 +48,13 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// Whether no part of it can cast a shadow on another.
+    pub(super) fn convex(self) -> bool {
+        !matches!(self, Self::Torus | Self::Star | Self::Arch | Self::Cross)
+    }
+}
+
 /// A solid in its place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Solid {

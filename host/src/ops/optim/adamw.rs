@@ -331,6 +331,8 @@ multiversion! {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::ops::optim::{clip_scale, grad_norm};
+    use crate::ops::testing::{assert_close, goldens};
     use crate::random::Stream;
 
     const CONFIG: AdamWConfig = AdamWConfig {
@@ -393,6 +395,33 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn clipped_steps_equal_pytorch() {
+        let goldens = goldens();
+        let get = |name: &str| &goldens[&format!("adamw/{name}")];
+        let var = Var::from_tensor(get("start")).unwrap();
+        let config = AdamWConfig { lr: 0.02, ..CONFIG };
+        let mut optimiser = AdamW::new(vec![("w".into(), var.clone())], config).unwrap();
+        let norms = get("norms").to_vec1::<f32>().unwrap();
+        for (step, norm) in norms.into_iter().enumerate() {
+            let grad = get("grads").get(step).unwrap();
+            let ours = grad_norm([&grad]).unwrap();
+            assert!((ours - f64::from(norm)).abs() < 1e-5);
+            optimiser
+                .step(|_, _| Some(&grad), clip_scale(ours, 5.0))
+                .unwrap();
+        }
+        let state = optimiser.state().unwrap();
+        assert_close(&var, get("end"), 1e-6, "parameter");
+        assert_close(&state["w.exp_avg"], get("exp_avg"), 1e-6, "first moment");
+        assert_close(
+            &state["w.exp_avg_sq"],
+            get("exp_avg_sq"),
+            1e-6,
+            "second moment",
+        );
     }
 
     #[test]

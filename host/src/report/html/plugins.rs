@@ -40,7 +40,7 @@ fn article(run: &Run<'_>, plugin: &PluginReport) -> Result<Markup, Error> {
             }
             @if !plugin.settings.is_empty() { (settings(plugin)) }
             (samples::row(run, &images, "grids"))
-            @if !plots.is_empty() { div.plots { @for plot in &plots { (plot) } } }
+            (plots)
             @if !plugin.file.is_empty() { p.muted { "Loaded from " code { (plugin.file) } } }
         }
     })

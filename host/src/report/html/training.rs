@@ -11,45 +11,55 @@ use crate::report::profile::Section;
 use crate::report::progress::human_duration;
 use crate::report::{Error, StepMetrics};
 
-const WIDE: (u32, u32) = (960, 300);
-const SMALL: (u32, u32) = (470, 220);
+const WIDE: (u32, u32) = (1140, 320);
+/// Small plots stand two or three in a row, drawn for that width so that their text has one size everywhere.
+const HALF: (u32, u32) = (540, 240);
+const THIRD: (u32, u32) = (380, 210);
 
 pub(super) fn section(run: &Run<'_>) -> Result<Markup, Error> {
     if run.steps.is_empty() {
         return Ok(html! {});
     }
-    let small = [
-        draw(&run.steps, "lr", "Learning rate", "", false, SMALL)?,
-        draw(
-            &run.steps,
-            "grad_norm",
-            "Gradient norm before clipping",
-            "",
-            true,
-            SMALL,
-        )?,
-        draw(&run.steps, "step_ms", "Step time", "ms", true, SMALL)?,
+    let mut small = vec![
+        ("lr", "Learning rate", "", false),
+        ("grad_norm", "Gradient norm before clipping", "", true),
+        ("step_ms", "Step time", "ms", true),
     ];
     let others = names(&run.steps, |name| {
         !name.starts_with("plugin/") && !name.starts_with("time/")
-    })
-    .into_iter()
-    .map(|name| draw(&run.steps, name, name, "", true, SMALL))
-    .collect::<Result<Vec<_>, _>>()?;
+    });
+    small.extend(others.into_iter().map(|name| (name, name, "", true)));
     Ok(html! {
         (draw(&run.steps, "loss", "Loss", "", true, WIDE)?)
-        div.plots { @for plot in small.iter().chain(&others) { (plot) } }
+        (small_plots(run, &small)?)
         p.muted { "Steps from left to right. The faint line is every step, the strong one its smoothed course." }
     })
 }
 
 /// The plots of a plugin's own metrics, with names shortened to what the plugin called them.
-pub(super) fn plugin_plots(run: &Run<'_>, plugin: &str) -> Result<Vec<Markup>, Error> {
+pub(super) fn plugin_plots(run: &Run<'_>, plugin: &str) -> Result<Markup, Error> {
     let prefix = format!("plugin/{plugin}/");
-    names(&run.steps, |name| name.starts_with(&prefix))
+    let plots: Vec<_> = names(&run.steps, |name| name.starts_with(&prefix))
         .into_iter()
-        .map(|name| draw(&run.steps, name, &name[prefix.len()..], "", true, SMALL))
-        .collect()
+        .map(|name| (name, &name[prefix.len()..], "", true))
+        .collect();
+    small_plots(run, &plots)
+}
+
+/// Plots given as (metric, title, unit, noisy), in rows that come out even where they can.
+fn small_plots(run: &Run<'_>, plots: &[(&str, &str, &str, bool)]) -> Result<Markup, Error> {
+    let (class, size) = if !plots.len().is_multiple_of(3) && plots.len() <= 4 {
+        ("plots half", HALF)
+    } else {
+        ("plots third", THIRD)
+    };
+    let drawn = plots
+        .iter()
+        .map(|(name, title, unit, noisy)| draw(&run.steps, name, title, unit, *noisy, size))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(html! {
+        @if !drawn.is_empty() { div class=(class) { @for plot in &drawn { (plot) } } }
+    })
 }
 
 fn draw(
@@ -104,7 +114,7 @@ pub(super) fn time(run: &Run<'_>) -> Markup {
         .map(|part| {
             (
                 label(&part.section),
-                part.total_ms,
+                part.total_ms(),
                 format::milliseconds(profile.mean_ms(part)),
             )
         })

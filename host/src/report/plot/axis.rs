@@ -32,7 +32,11 @@ impl Axis {
 
     /// The axis for values: all of the smoothed ones and all but the outliers of the raw ones fit on it. `None` if
     /// nothing is finite.
-    pub(super) fn of_values(raw: &[(u64, f64)], smooth: &[(u64, f64)]) -> Option<Self> {
+    pub(super) fn of_values(
+        raw: &[(u64, f64)],
+        smooth: &[(u64, f64)],
+        may_be_log: bool,
+    ) -> Option<Self> {
         let mut sorted: Vec<f64> = raw
             .iter()
             .map(|point| point.1)
@@ -48,7 +52,7 @@ impl Axis {
             (*sorted.get(cut)?, sorted[sorted.len() - 1 - cut]),
             |(low, high), value| (low.min(value), high.max(value)),
         );
-        if low > 0.0 && high / low > LOG_FROM {
+        if may_be_log && low > 0.0 && high / low > LOG_FROM {
             return Some(Self::logarithmic(low, high));
         }
         let low = if (0.0..0.4 * high).contains(&low) {
@@ -86,7 +90,9 @@ impl Axis {
         } else {
             &[1.0]
         };
+        let every = ((high - low) / 7.0).ceil() as i32;
         let ticks = (low.floor() as i32..=high.ceil() as i32)
+            .filter(|decade| decade.rem_euclid(every) == 0)
             .flat_map(|decade| {
                 within
                     .iter()
@@ -128,7 +134,7 @@ impl Axis {
         };
         if value.abs() < step * 1e-6 {
             "0".to_owned()
-        } else if largest < 1e-3 || largest >= 1e6 {
+        } else if !(1e-3..1e6).contains(&largest) {
             // `2.50e-4` says no more than `2.5e-4`.
             let text = format!("{value:.2e}");
             let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
@@ -202,7 +208,7 @@ mod tests {
             .enumerate()
             .map(|(step, value)| (step as u64, *value))
             .collect();
-        let axis = Axis::of_values(&points, &points).unwrap();
+        let axis = Axis::of_values(&points, &points, true).unwrap();
         assert_eq!(
             axis.ticks
                 .iter()
@@ -232,7 +238,7 @@ mod tests {
         );
         check(
             &[1e-6, 1.0],
-            &["1e-6", "1e-5", "1e-4", "0.001", "0.01", "0.1", "1"][..].as_ref(),
+            &["1e-6", "1e-5", "1e-4", "0.001", "0.01", "0.1", "1"],
         );
     }
 
@@ -240,7 +246,7 @@ mod tests {
     fn constants_and_single_steps_have_a_range() {
         for value in [0.0, 1e-4, -3.0] {
             let points = [(7, value)];
-            let axis = Axis::of_values(&points, &points).unwrap();
+            let axis = Axis::of_values(&points, &points, true).unwrap();
             assert!(
                 axis.low < axis.high && axis.range().contains(&axis.place(value)),
                 "{axis:?}"
@@ -254,7 +260,7 @@ mod tests {
         let mut points: Vec<_> = (0..1000).map(|step| (step, 0.1)).collect();
         points[500].1 = 1e6;
         let smooth: Vec<_> = (0..1000).map(|step| (step, 0.1)).collect();
-        let axis = Axis::of_values(&points, &smooth).unwrap();
+        let axis = Axis::of_values(&points, &smooth, true).unwrap();
         assert!(axis.high < 1.0);
         assert_eq!(axis.place(1e6), axis.high);
     }

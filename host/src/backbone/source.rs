@@ -1,0 +1,45 @@
+//! Where a network's parameters come from, behind one seam: files and tensors in memory are checked and loaded alike.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Tensor};
+
+use super::{Error, Result};
+
+/// Where parameters come from: a checkpoint on disk or in memory, or tensors already built.
+pub(crate) trait Source {
+    /// Every parameter there is, by diffusers' keys.
+    fn names(&self) -> Vec<String>;
+    /// The shape of one, if there is one of that name.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+    /// One parameter on the device and in the type that the backbone computes in.
+    fn load(&self, name: &str) -> Result<Tensor, Error>;
+    /// Whether two parameters hold the same values.
+    fn same(&self, first: &str, second: &str) -> Result<bool, Error>;
+}
+
+impl Source for HashMap<String, Tensor> {
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.get(name).map(|tensor| tensor.dims().to_vec())
+    }
+
+    fn load(&self, name: &str) -> Result<Tensor, Error> {
+        self.get(name).cloned().ok_or_else(|| Error::Names {
+            missing: vec![name.to_owned()],
+            unexpected: Vec::new(),
+        })
+    }
+
+    fn same(&self, first: &str, second: &str) -> Result<bool, Error> {
+        let (first, second) = (self.load(first)?, self.load(second)?);
+        if first.id() == second.id() {
+            return Ok(true);
+        }
+        let values = |tensor: &Tensor| tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>();
+        Ok(first.dims() == second.dims() && values(&first)? == values(&second)?)
+    }
+}

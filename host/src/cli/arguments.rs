@@ -1,0 +1,168 @@
+//! The arguments of `run` and `plan`, and how flags become assignments to keys of the run file.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use toml::Value;
+
+use crate::config::{Assignment, Overrides, PluginArgument};
+
+/// What a run is made of: the same for `run` and `plan`.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct RunArguments {
+    /// A plugin to use: a name, the path of its file, or either followed by ` as OTHER`; may be repeated
+    #[arg(long = "plugin", value_name = "NAME|PATH", value_parser = plugin_argument)]
+    plugins: Vec<PluginArgument>,
+    /// Set any key of the run file or any setting of a plugin; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    sets: Vec<String>,
+    /// The run file; flags and --set win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The pretrained backbone: a diffusers folder or a DiT checkpoint file [default: the embedded one]
+    #[arg(long, value_name = "DIR")]
+    backbone: Option<PathBuf>,
+    /// The images: a folder (class = subfolder, or flat), or rendered scenes
+    #[arg(long, value_name = "DIR|scenes:DOMAIN")]
+    data: Option<String>,
+    /// Optimizer steps
+    #[arg(long, value_name = "N", value_parser = whole(), allow_negative_numbers = true)]
+    steps: Option<i64>,
+    /// Images in one forward pass
+    #[arg(long, value_name = "B", value_parser = whole(), allow_negative_numbers = true)]
+    batch_size: Option<i64>,
+    /// Peak learning rate
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    lr: Option<f64>,
+    /// Seed of everything random in training
+    #[arg(long, value_name = "S", value_parser = whole(), allow_negative_numbers = true)]
+    seed: Option<i64>,
+    /// Threads of computation [default: one a core]
+    #[arg(long, value_name = "N", value_parser = whole(), allow_negative_numbers = true)]
+    threads: Option<i64>,
+    /// Steps between checkpoints; 0 for one at the end
+    #[arg(long, value_name = "N", value_parser = whole(), allow_negative_numbers = true)]
+    checkpoint_every: Option<i64>,
+    /// The run folder [default: runs/NAMES-OF-PLUGINS]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Look for plugins in this folder first; may be repeated
+    #[arg(long = "plugin-dir", value_name = "DIR")]
+    plugin_dirs: Vec<PathBuf>,
+    /// Continue the run in the run folder, bit for bit; settings not given are those of that run
+    #[arg(long, conflicts_with = "overwrite")]
+    pub(super) resume: bool,
+    /// Replace the run in the run folder
+    #[arg(long)]
+    pub(super) overwrite: bool,
+}
+
+impl RunArguments {
+    /// What was said about the run. On `--resume` without `--config` the run folder's own `run.toml` is the file.
+    pub(super) fn overrides(&self) -> Overrides {
+        let stored = self.out.as_ref().map(|out| out.join("run.toml"));
+        let stored = stored.filter(|file| self.resume && file.is_file());
+        let mut flags = Flags::default();
+        flags.path("backbone", "path", "--backbone", self.backbone.as_deref());
+        flags.text("data", "source", "--data", self.data.as_deref());
+        flags.whole("train", "steps", "--steps", self.steps);
+        flags.whole("train", "batch_size", "--batch-size", self.batch_size);
+        flags.number("train", "lr", "--lr", self.lr);
+        flags.whole("train", "seed", "--seed", self.seed);
+        flags.whole("train", "threads", "--threads", self.threads);
+        flags.whole(
+            "train",
+            "checkpoint_every",
+            "--checkpoint-every",
+            self.checkpoint_every,
+        );
+        flags.path("run", "out", "--out", self.out.as_deref());
+        Overrides {
+            config: self.config.clone().or(stored),
+            plugins: self.plugins.clone(),
+            plugin_dirs: self.plugin_dirs.clone(),
+            flags: flags.0,
+            sets: self.sets.clone(),
+        }
+    }
+}
+
+/// Gathers the flags that were given.
+#[derive(Debug, Default)]
+pub(super) struct Flags(pub(super) Vec<Assignment>);
+
+impl Flags {
+    fn push(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        flag: &'static str,
+        value: Option<Value>,
+    ) {
+        self.0.extend(value.map(|value| Assignment {
+            section,
+            key,
+            value,
+            flag,
+        }));
+    }
+
+    pub(super) fn whole(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        flag: &'static str,
+        value: Option<i64>,
+    ) {
+        self.push(section, key, flag, value.map(Value::Integer));
+    }
+
+    pub(super) fn number(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        flag: &'static str,
+        value: Option<f64>,
+    ) {
+        self.push(section, key, flag, value.map(Value::Float));
+    }
+
+    pub(super) fn text(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        flag: &'static str,
+        value: Option<&str>,
+    ) {
+        self.push(
+            section,
+            key,
+            flag,
+            value.map(|text| Value::String(text.to_owned())),
+        );
+    }
+
+    pub(super) fn path(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        flag: &'static str,
+        value: Option<&Path>,
+    ) {
+        self.push(
+            section,
+            key,
+            flag,
+            value.map(|path| Value::String(path.to_string_lossy().into_owned())),
+        );
+    }
+}
+
+/// A whole number of 0 or more, in the range of a run file's numbers.
+pub(super) fn whole() -> clap::builder::RangedI64ValueParser<i64> {
+    clap::value_parser!(i64).range(0..)
+}
+
+fn plugin_argument(text: &str) -> Result<PluginArgument, std::convert::Infallible> {
+    text.parse()
+}

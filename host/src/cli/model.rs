@@ -1,0 +1,153 @@
+//! `host model`: what a checkpoint is, and its raw network on inputs from a file.
+
+use std::path::PathBuf;
+
+use candle_core::{DType, Device};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::arguments::whole;
+use super::failure::Failure;
+use super::text::{Listing, grouped, table};
+use super::threads;
+use crate::backbone::forward_file::forward_file;
+use crate::backbone::{Backbone, Inspection, LayerKind, inspect};
+use crate::config::Precision;
+
+/// Look into a backbone, or run it raw
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    Inspect(Inspect),
+    Forward(Forward),
+}
+
+/// Print a backbone's architecture, parameters and adaptable layers
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// A diffusers folder (pipeline root or its transformer/), or an original DiT .pt or .safetensors file
+    #[arg(value_name = "DIR")]
+    backbone: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Run the raw network on inputs from a file: the way to check a checkpoint against another framework
+///
+/// Reads `latents` [B,C,H,W], `timesteps` [B] and `class_labels` [B] (without them, the null class) from a safetensors file and
+/// writes `prediction` [B,C_out,H,W] in f32 to another.
+#[derive(Debug, Args)]
+pub(super) struct Forward {
+    /// A diffusers folder (pipeline root or its transformer/), or an original DiT .pt or .safetensors file
+    #[arg(long, value_name = "DIR")]
+    backbone: PathBuf,
+    /// The file of inputs
+    #[arg(long, value_name = "IN.safetensors")]
+    inputs: PathBuf,
+    /// The file to write
+    #[arg(long, value_name = "OUT.safetensors")]
+    output: PathBuf,
+    /// Number format to compute in
+    #[arg(long, value_name = "FORMAT", default_value = "f32")]
+    dtype: Precision,
+    /// Threads of computation [default: one a core]
+    #[arg(long, value_name = "N", value_parser = whole(), allow_negative_numbers = true)]
+    threads: Option<i64>,
+}
+
+pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
+    match command {
+        Command::Inspect(arguments) => {
+            let inspection = inspect(&arguments.backbone)?;
+            Ok(Listing::new(
+                arguments.json,
+                || describe(&inspection),
+                || json!(inspection),
+            ))
+        }
+        Command::Forward(arguments) => {
+            threads::set(arguments.threads.unwrap_or(0) as usize);
+            let backbone = Backbone::open(
+                &arguments.backbone,
+                &Device::Cpu,
+                DType::from(arguments.dtype),
+            )?;
+            let prediction = forward_file(&backbone, &arguments.inputs, &arguments.output)?;
+            Ok(Listing::text(format!(
+                "wrote prediction {:?} to {}",
+                prediction.dims(),
+                arguments.output.display()
+            )))
+        }
+    }
+}
+
+fn describe(inspection: &Inspection) -> String {
+    let info = &inspection.info;
+    let facts = [
+        ("architecture", info.architecture.clone()),
+        ("parameters", grouped(info.parameters)),
+        (
+            "blocks",
+            format!("{}, width {}, {} heads", info.depth, info.width, info.heads),
+        ),
+        (
+            "input",
+            format!(
+                "{} x {} x {}",
+                info.in_channels, info.sample_size, info.sample_size
+            ),
+        ),
+        (
+            "output channels",
+            format!(
+                "{}{}",
+                info.out_channels,
+                if info.learned_variance {
+                    " (learned variance)"
+                } else {
+                    ""
+                }
+            ),
+        ),
+        ("patch", info.patch_size.to_string()),
+        (
+            "classes",
+            format!(
+                "{} and the null class {}",
+                info.num_classes, info.num_classes
+            ),
+        ),
+        ("residual sites", info.residual_sites.to_string()),
+        (
+            "embedders",
+            if info.shared_embedders {
+                "shared by all blocks"
+            } else {
+                "one for each block"
+            }
+            .to_owned(),
+        ),
+    ];
+    let facts = facts.map(|(name, value)| [name.to_owned(), value]);
+    let mut rows = vec![["layer", "kind", "in", "out"].map(str::to_owned)];
+    rows.extend(inspection.layers.iter().map(|layer| {
+        let kind = match layer.kind {
+            LayerKind::Linear => "linear",
+            LayerKind::Conv2d => "conv2d",
+            LayerKind::Embedding => "embedding",
+        };
+        [
+            layer.path.clone(),
+            kind.to_owned(),
+            layer.in_features.to_string(),
+            layer.out_features.to_string(),
+        ]
+    }));
+    format!(
+        "{}\n{} adaptable layers\n{}",
+        table(&facts),
+        inspection.layers.len(),
+        table(&rows)
+    )
+}

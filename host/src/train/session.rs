@@ -1,0 +1,156 @@
+//! What a run's plugins share with the host while it goes: the frozen backbone, the parameters, the random streams, the records of the step.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use candle_core::{DType, Tensor};
+use sha2::{Digest, Sha256};
+
+use crate::backbone::{Backbone, Conditioning, Input, LayerHook, Overlay, Pass};
+use crate::cancel::Cancel;
+use crate::diffusion::Process;
+use crate::encode::Encoder;
+use crate::random::Streams;
+use crate::report::{Profiler, Progress};
+
+use super::parameters::Parameters;
+
+/// What a run is, in numbers and names.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Seed of everything random in training.
+    pub seed: u64,
+    /// Training steps in all; 0 when only sampling.
+    pub steps: u64,
+    /// Samples a forward pass.
+    pub batch_size: usize,
+    /// Forward passes a step.
+    pub accumulation: usize,
+    /// Samples in the data set; 0 without one.
+    pub dataset_len: usize,
+    /// Names of its classes.
+    pub classes: Vec<String>,
+    /// Ids of all plugins, in their order.
+    pub plugins: Vec<String>,
+    /// The run folder; none when nothing is to be written.
+    pub folder: Option<PathBuf>,
+}
+
+/// What a plugin says others can read its parameters as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterFormat {
+    /// The plugin's name in the run.
+    pub plugin: String,
+    /// The format, such as `peft-lora`.
+    pub format: String,
+    /// The format's configuration, JSON.
+    pub config: String,
+    /// Parameter names that differ there, as a JSON object.
+    pub names: String,
+}
+
+/// One run. Plugins reach it in the middle of a step, so what changes sits behind cells.
+pub struct Session {
+    /// The frozen pretrained network.
+    pub backbone: Backbone,
+    /// Its diffusion process.
+    pub process: Process,
+    /// Between images and its latents.
+    pub encoder: Encoder,
+    /// Where the time goes.
+    pub profiler: Profiler,
+    /// Bars and messages.
+    pub progress: Progress,
+    /// Ctrl-C.
+    pub cancel: Cancel,
+    /// What the run is.
+    pub facts: Facts,
+    /// All that trains.
+    pub parameters: RefCell<Parameters>,
+    /// All that is random.
+    pub streams: RefCell<Streams>,
+    /// Tensors in place of backbone weights that do not train.
+    pub fixed: RefCell<Overlay>,
+    /// What plugins measured in this step.
+    pub metrics: RefCell<BTreeMap<String, f64>>,
+    /// Formats of what plugins train.
+    pub adapters: RefCell<Vec<AdapterFormat>>,
+    /// Why a plugin wants to end training.
+    pub stop: RefCell<Option<String>>,
+    /// The bar of a plugin's long task.
+    pub(super) task: RefCell<Option<(String, crate::report::Task)>>,
+    /// Whether parameters may still be made: until the first step.
+    pub(super) preparing: Cell<bool>,
+    fingerprint: OnceCell<String>,
+}
+
+impl Session {
+    /// A run before its first step.
+    pub fn new(backbone: Backbone, process: Process, facts: Facts, parameters: Parameters, streams: Streams, progress: Progress, cancel: Cancel) -> Self {
+        Self {
+            backbone,
+            process,
+            encoder: Encoder::Pixels,
+            profiler: Profiler::default(),
+            progress,
+            cancel,
+            facts,
+            parameters: RefCell::new(parameters),
+            streams: RefCell::new(streams),
+            fixed: RefCell::default(),
+            metrics: RefCell::default(),
+            adapters: RefCell::default(),
+            stop: RefCell::default(),
+            task: RefCell::default(),
+            preparing: Cell::new(true),
+            fingerprint: OnceCell::new(),
+        }
+    }
+
+    /// Everything that stands in for backbone tensors, trained or fixed; shares their storage.
+    pub fn overlay(&self) -> Overlay {
+        let mut overlay = self.fixed.borrow().clone();
+        overlay.extend(self.parameters.borrow().overlay());
+        overlay
+    }
+
+    /// The frozen network's output, learned variance included; no gradients.
+    ///
+    /// # Errors
+    /// Inputs that do not fit.
+    pub fn frozen(&self, latents: &Tensor, timesteps: &Tensor, conditioning: &Conditioning) -> candle_core::Result<Tensor> {
+        let input = Input { latents, timesteps, conditioning };
+        Ok(self.backbone.forward(&input, &Pass::frozen())?.detach())
+    }
+
+    /// The output of the network as it is now, with gradients.
+    ///
+    /// # Errors
+    /// Inputs that do not fit, or a plugin's layer that fails.
+    pub fn current(&self, input: &Input<'_>, overlay: &Overlay, layers: Option<&dyn LayerHook>, residuals: Option<&[Tensor]>) -> candle_core::Result<Tensor> {
+        self.backbone.forward(input, &Pass { overlay: Some(overlay), layers, residuals })
+    }
+
+    /// A hash of the frozen weights and what they mean; computed when first asked for.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn fingerprint(&self) -> candle_core::Result<&str> {
+        if let Some(known) = self.fingerprint.get() {
+            return Ok(known);
+        }
+        let mut hash = Sha256::new();
+        hash.update(format!("{:?} {:?}", self.backbone.info(), self.process.config()));
+        for (name, tensor) in self.backbone.parameters() {
+            hash.update(name);
+            let values = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            for chunk in values.chunks(4096) {
+                let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
+                hash.update(bytes);
+            }
+        }
+        let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(self.fingerprint.get_or_init(|| digest))
+    }
+}
