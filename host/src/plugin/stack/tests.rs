@@ -35,7 +35,12 @@ impl Desk {
     }
 
     fn at(&self, step: u64, phase: Phase) -> Scene<'_> {
-        Scene { services: self, device: &Device::Cpu, step, phase }
+        Scene {
+            services: self,
+            device: &Device::Cpu,
+            step,
+            phase,
+        }
     }
 
     fn train(&self) -> Scene<'_> {
@@ -47,14 +52,18 @@ impl Services for Desk {
     fn random(&self, caller: &Caller<'_>, draw: Draw, shape: &[usize]) -> Answer<Tensor> {
         let mut streams = self.streams.borrow_mut();
         let stream = streams.get(&format!("plugin/{}", caller.plugin));
-        draw.take(shape, stream, &Device::Cpu).map_err(plugin_api::Error::msg)
+        draw.take(shape, stream, &Device::Cpu)
+            .map_err(plugin_api::Error::msg)
     }
 
     fn parameter(&self, caller: &Caller<'_>, request: ParameterRequest) -> Answer<Tensor> {
         let mut streams = self.streams.borrow_mut();
         let name = format!("{}/{}", caller.plugin, request.name);
-        let value = request.init.make(&request.shape, streams.get(&name), &Device::Cpu);
-        let var = Var::from_tensor(&value.map_err(plugin_api::Error::msg)?).map_err(plugin_api::Error::msg)?;
+        let value = request
+            .init
+            .make(&request.shape, streams.get(&name), &Device::Cpu);
+        let var = Var::from_tensor(&value.map_err(plugin_api::Error::msg)?)
+            .map_err(plugin_api::Error::msg)?;
         let mut parameters = self.parameters.borrow_mut();
         Ok(parameters.entry(name).or_insert(var).as_tensor().clone())
     }
@@ -77,25 +86,46 @@ impl Services for Desk {
         })
     }
 
-    fn denoise(&self, _: &Caller<'_>, model: Model, latents: &Tensor, _: &Tensor, _: &Batch) -> Answer<Tensor> {
+    fn denoise(
+        &self,
+        _: &Caller<'_>,
+        model: Model,
+        latents: &Tensor,
+        _: &Tensor,
+        _: &Batch,
+    ) -> Answer<Tensor> {
         let current = self.current.borrow().clone();
         match (model, current) {
             (Model::Current, Some(stack)) => {
-                let Some(hook) = stack.layer_hook(self.train()) else { return Ok(latents.clone()) };
+                let Some(hook) = stack.layer_hook(self.train()) else {
+                    return Ok(latents.clone());
+                };
                 let adapted = hook.adapt(0, latents, latents.clone());
-                adapted.map_err(|error| hook.failure().map_or(plugin_api::Error::msg(error), Into::into))
+                adapted.map_err(|error| {
+                    hook.failure()
+                        .map_or(plugin_api::Error::msg(error), Into::into)
+                })
             }
             _ => Ok(latents.clone()),
         }
     }
 
     fn metric(&self, caller: &Caller<'_>, name: &str, value: f64) -> Answer<()> {
-        self.metrics.borrow_mut().push((caller.plugin.into(), name.into(), value));
+        self.metrics
+            .borrow_mut()
+            .push((caller.plugin.into(), name.into(), value));
         Ok(())
     }
 }
 
-const EXCLUSIVE: [&str; 6] = ["timesteps", "noise", "noise_mask", "denoiser_input", "objective", "output"];
+const EXCLUSIVE: [&str; 6] = [
+    "timesteps",
+    "noise",
+    "noise_mask",
+    "denoiser_input",
+    "objective",
+    "output",
+];
 
 /// Probes with these settings: the first under its own name, the others as `b`, `c`, without the exclusive slots.
 fn stack(settings: &[serde_json::Value], scene: &Scene<'_>) -> Result<Stack, Error> {
@@ -125,7 +155,9 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
 fn batch() -> Batch {
     let mut batch = Batch::default();
     batch.tensors.insert("images".into(), zeros(&[8, 3, 2, 2]));
-    batch.meta.insert("names".into(), serde_json::to_string(&["n"; 8]).unwrap());
+    batch
+        .meta
+        .insert("names".into(), serde_json::to_string(&["n"; 8]).unwrap());
     batch
 }
 
@@ -139,7 +171,9 @@ fn run_all(stack: &mut Stack, desk: &Desk) -> Result<(), PluginError> {
     let batch = stack.batch(&scene, batch())?;
     let timesteps = stack.timesteps(&scene, &batch, &latents, 1000)?.unwrap();
     let noise = stack.noise(&scene, &batch, &latents, &timesteps)?.unwrap();
-    stack.noise_mask(&scene, &batch, &latents, &timesteps)?.unwrap();
+    stack
+        .noise_mask(&scene, &batch, &latents, &timesteps)?
+        .unwrap();
     let at = NetworkInput {
         batch: &batch,
         noisy_latents: &latents,
@@ -150,7 +184,8 @@ fn run_all(stack: &mut Stack, desk: &Desk) -> Result<(), PluginError> {
     let input = stack.denoiser_input(&scene, &at)?.unwrap();
     stack.residuals(&scene, &at, &input, 2)?;
     if let Some(hook) = stack.layer_hook(scene) {
-        hook.adapt(0, &input, input.clone()).map_err(|_| hook.failure().unwrap())?;
+        hook.adapt(0, &input, input.clone())
+            .map_err(|_| hook.failure().unwrap())?;
     }
     let at = Predicted {
         batch: &batch,
@@ -176,7 +211,14 @@ fn run_all(stack: &mut Stack, desk: &Desk) -> Result<(), PluginError> {
     };
     stack.observe(&scene, &finished)?;
     let scene = desk.at(5, Phase::SAMPLE);
-    let begin = SampleBegin { batch, latents: latents.clone(), timesteps: vec![999.0], guidance: 1.0, first: 0, seed: 0 };
+    let begin = SampleBegin {
+        batch,
+        latents: latents.clone(),
+        timesteps: vec![999.0],
+        guidance: 1.0,
+        first: 0,
+        seed: 0,
+    };
     let begin = stack.sample_begin(&scene, begin)?;
     let step = SampleStep {
         batch: &begin.batch,
@@ -216,11 +258,24 @@ fn a_plugin_that_changes_nothing_passes_through_every_slot() {
     let desk = Desk::new();
     let mut stack = stack(&[json!({}), json!({})], &desk.train()).unwrap();
     run_all(&mut stack, &desk).unwrap();
-    let metrics: Vec<String> = desk.metrics.borrow().iter().map(|(plugin, name, _)| format!("{plugin}/{name}")).collect();
+    let metrics: Vec<String> = desk
+        .metrics
+        .borrow()
+        .iter()
+        .map(|(plugin, name, _)| format!("{plugin}/{name}"))
+        .collect();
     assert_eq!(metrics, ["probe/loss_seen", "b/loss_seen"]);
     let times = stack.times();
-    assert!(times.iter().any(|time| time.plugin == "b" && time.slot == Slot::Batch && time.timing.calls == 1));
-    assert!(!times.iter().any(|time| time.plugin == "b" && time.slot == Slot::Noise));
+    assert!(
+        times
+            .iter()
+            .any(|time| time.plugin == "b" && time.slot == Slot::Batch && time.timing.calls == 1)
+    );
+    assert!(
+        !times
+            .iter()
+            .any(|time| time.plugin == "b" && time.slot == Slot::Noise)
+    );
 }
 
 #[test]
@@ -230,8 +285,18 @@ fn no_plugin_leaves_everything_to_the_host() {
     let stack = Stack::empty().unwrap();
     let (batch, latents) = (batch(), zeros(&[8, 4, 2, 2]));
     let timesteps = zeros(&[8]);
-    assert!(stack.timesteps(&scene, &batch, &latents, 10).unwrap().is_none());
-    assert!(stack.loss_weight(&scene, &batch, &timesteps, &timesteps, 10).unwrap().is_none());
+    assert!(
+        stack
+            .timesteps(&scene, &batch, &latents, 10)
+            .unwrap()
+            .is_none()
+    );
+    assert!(
+        stack
+            .loss_weight(&scene, &batch, &timesteps, &timesteps, 10)
+            .unwrap()
+            .is_none()
+    );
     assert!(stack.layer_hook(scene).is_none());
     let same = stack.batch(&scene, batch.clone()).unwrap();
     assert_eq!(same.tensors["images"].id(), batch.tensors["images"].id());
@@ -245,7 +310,10 @@ fn weights_multiply_terms_and_residuals_add() {
     let (batch, latents) = (batch(), zeros(&[8, 4, 2, 2]));
     let timesteps = Tensor::zeros(8, DType::U32, &Device::Cpu).unwrap();
     let loss = zeros(&[8]);
-    let weight = stack.loss_weight(&scene, &batch, &timesteps, &loss, 1000).unwrap().unwrap();
+    let weight = stack
+        .loss_weight(&scene, &batch, &timesteps, &loss, 1000)
+        .unwrap()
+        .unwrap();
     assert_eq!(flat(&weight), [6.0; 8]);
     let at = Predicted {
         batch: &batch,
@@ -258,7 +326,10 @@ fn weights_multiply_terms_and_residuals_add() {
         loss_mask: None,
     };
     let terms = stack.loss_terms(&scene, &at, &loss).unwrap();
-    let terms: Vec<(String, f32)> = terms.into_iter().map(|(name, term)| (name, term.to_scalar().unwrap())).collect();
+    let terms: Vec<(String, f32)> = terms
+        .into_iter()
+        .map(|(name, term)| (name, term.to_scalar().unwrap()))
+        .collect();
     assert_eq!(terms, [("probe".to_owned(), 1.0), ("b".to_owned(), 2.0)]);
     let at = NetworkInput {
         batch: &batch,
@@ -268,7 +339,12 @@ fn weights_multiply_terms_and_residuals_add() {
         unconditional: false,
     };
     let residuals = stack.residuals(&scene, &at, &latents, 2).unwrap().unwrap();
-    assert!(residuals.iter().flatten().all(|residual| flat(residual).iter().all(|&value| value == 5.0)));
+    assert!(
+        residuals
+            .iter()
+            .flatten()
+            .all(|residual| flat(residual).iter().all(|&value| value == 5.0))
+    );
     assert_eq!(residuals.len(), 2);
 }
 
@@ -276,13 +352,23 @@ fn weights_multiply_terms_and_residuals_add() {
 fn layers_are_chained_where_they_are_adapted_and_free_elsewhere() {
     let desk = Desk::new();
     let scene = desk.at(0, Phase::PREPARE);
-    let mut stack = stack(&[json!({"scale": 2}), json!({"scale": 5, "layers": ".0.to_q"})], &scene).unwrap();
+    let mut stack = stack(
+        &[
+            json!({"scale": 2}),
+            json!({"scale": 5, "layers": ".0.to_q"}),
+        ],
+        &scene,
+    )
+    .unwrap();
     stack.choose_layers(&scene, &layers()).unwrap();
     assert_eq!(stack.adapters_of(0), ["probe", "b"]);
     assert_eq!(stack.adapters_of(1), [] as [&str; 0]);
     let hook = stack.layer_hook(desk.train()).unwrap();
     let ones = Tensor::ones((1, 2), DType::F32, &Device::Cpu).unwrap();
-    assert_eq!(flat(&hook.adapt(0, &ones, ones.clone()).unwrap()), [10.0, 10.0]);
+    assert_eq!(
+        flat(&hook.adapt(0, &ones, ones.clone()).unwrap()),
+        [10.0, 10.0]
+    );
     assert_eq!(hook.adapt(1, &ones, ones.clone()).unwrap().id(), ones.id());
 }
 
@@ -291,8 +377,14 @@ fn a_plugin_that_adapts_no_layer_says_so() {
     let desk = Desk::new();
     let scene = desk.at(0, Phase::PREPARE);
     let mut stack = stack(&[json!({"layers": "nothing"})], &scene).unwrap();
-    let error = stack.choose_layers(&scene, &layers()).unwrap_err().to_string();
-    assert!(error.contains("adapts none of the backbone's 2 layers"), "{error}");
+    let error = stack
+        .choose_layers(&scene, &layers())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("adapts none of the backbone's 2 layers"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -309,23 +401,42 @@ fn gradients_reach_a_plugins_parameter_through_the_layer() {
     let gain = desk.parameters.borrow()["probe/gain"].clone();
     assert_eq!(flat(gradients.get(gain.as_tensor()).unwrap()), [3.0]);
     // The host moves the parameter in place; the plugin keeps the tensor and sees it.
-    gain.set(&Tensor::new(&[10f32], &Device::Cpu).unwrap()).unwrap();
-    assert_eq!(flat(&hook.adapt(0, &output, output.clone()).unwrap()), [10.0, 20.0]);
+    gain.set(&Tensor::new(&[10f32], &Device::Cpu).unwrap())
+        .unwrap();
+    assert_eq!(
+        flat(&hook.adapt(0, &output, output.clone()).unwrap()),
+        [10.0, 20.0]
+    );
 }
 
 #[test]
 fn a_panic_is_told_with_plugin_slot_step_and_place_and_ends_the_plugins_part() {
     let desk = Desk::new();
     let scene = desk.train();
-    let stack = stack(&[json!({"at": "batch", "how": "panic", "after": 4}), json!({})], &scene).unwrap();
+    let stack = stack(
+        &[
+            json!({"at": "batch", "how": "panic", "after": 4}),
+            json!({}),
+        ],
+        &scene,
+    )
+    .unwrap();
     stack.batch(&desk.at(3, Phase::TRAIN), batch()).unwrap();
     let error = stack.batch(&scene, batch()).unwrap_err();
     let text = error.to_string();
-    assert!(text.starts_with("plugin `probe` panicked in `batch` at step 5: the probe was asked to panic in batch ("), "{text}");
+    assert!(
+        text.starts_with(
+            "plugin `probe` panicked in `batch` at step 5: the probe was asked to panic in batch ("
+        ),
+        "{text}"
+    );
     assert!(text.contains("probe/src/lib.rs:"), "{text}");
     let again = stack.batch(&desk.at(5, Phase::TRAIN), batch()).unwrap_err();
     assert!(matches!(again, PluginError::Poisoned { .. }), "{again}");
-    assert!(again.to_string().contains("the probe was asked to panic"), "{again}");
+    assert!(
+        again.to_string().contains("the probe was asked to panic"),
+        "{again}"
+    );
     assert!(stack.plugins()[0].poisoned().is_some());
     assert!(stack.plugins()[1].poisoned().is_none());
 }
@@ -334,9 +445,13 @@ fn a_panic_is_told_with_plugin_slot_step_and_place_and_ends_the_plugins_part() {
 fn an_error_at_any_slot_names_the_slot() {
     for slot in Slot::ALL {
         let desk = Desk::new();
-        let mut stack = stack(&[json!({"at": slot.name(), "how": "error"})], &desk.train()).unwrap();
+        let mut stack =
+            stack(&[json!({"at": slot.name(), "how": "error"})], &desk.train()).unwrap();
         let error = run_all(&mut stack, &desk).unwrap_err();
-        assert!(matches!(&error, PluginError::Failed { moment, .. } if moment.slot == Some(*slot)), "{slot}: {error}");
+        assert!(
+            matches!(&error, PluginError::Failed { moment, .. } if moment.slot == Some(*slot)),
+            "{slot}: {error}"
+        );
         let expected = format!("the probe was asked to fail in {slot}");
         assert!(error.to_string().ends_with(&expected), "{error}");
     }
@@ -345,19 +460,35 @@ fn an_error_at_any_slot_names_the_slot() {
 #[test]
 fn another_shape_is_refused_with_both_shapes() {
     let desk = Desk::new();
-    let mut composed = stack(&[json!({"at": "loss_weight", "how": "shape"})], &desk.train()).unwrap();
+    let mut composed = stack(
+        &[json!({"at": "loss_weight", "how": "shape"})],
+        &desk.train(),
+    )
+    .unwrap();
     assert_eq!(
         run_all(&mut composed, &desk).unwrap_err().to_string(),
         "plugin `probe` returned loss_weight of shape [3] in `loss_weight` at step 5, expected [8]"
     );
     for slot in [
-        "batch", "timesteps", "noise", "noise_mask", "denoiser_input", "layer", "objective", "loss_term", "sample_begin",
-        "sample_step", "output",
+        "batch",
+        "timesteps",
+        "noise",
+        "noise_mask",
+        "denoiser_input",
+        "layer",
+        "objective",
+        "loss_term",
+        "sample_begin",
+        "sample_step",
+        "output",
     ] {
         let desk = Desk::new();
         let mut stack = stack(&[json!({"at": slot, "how": "shape"})], &desk.train()).unwrap();
         let error = run_all(&mut stack, &desk).unwrap_err().to_string();
-        assert!(error.contains("[3]") && error.contains(&format!("`{slot}`")), "{slot}: {error}");
+        assert!(
+            error.contains("[3]") && error.contains(&format!("`{slot}`")),
+            "{slot}: {error}"
+        );
     }
 }
 
@@ -388,8 +519,14 @@ fn a_plugin_cannot_call_itself_through_the_host() {
     *desk.current.borrow_mut() = Some(stack.clone());
     let latents = zeros(&[8, 4, 2, 2]);
     let timesteps = Tensor::zeros(8, DType::U32, &Device::Cpu).unwrap();
-    let error = stack.noise(&desk.train(), &batch(), &latents, &timesteps).unwrap_err().to_string();
-    assert!(error.contains("already running") && error.contains("frozen model"), "{error}");
+    let error = stack
+        .noise(&desk.train(), &batch(), &latents, &timesteps)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("already running") && error.contains("frozen model"),
+        "{error}"
+    );
     *desk.current.borrow_mut() = None;
 }
 
@@ -398,17 +535,30 @@ fn a_request_to_stop_is_no_failure() {
     let desk = Desk::new();
     let mut stack = stack(&[json!({"at": "prepare", "how": "cancel"})], &desk.train()).unwrap();
     let error = run_all(&mut stack, &desk).unwrap_err();
-    assert!(matches!(error, PluginError::Cancelled { .. }) && !error.is_failure(), "{error}");
+    assert!(
+        matches!(error, PluginError::Cancelled { .. }) && !error.is_failure(),
+        "{error}"
+    );
     assert!(stack.plugins()[0].poisoned().is_none());
 }
 
 #[test]
 fn a_plugin_that_does_not_build_says_why() {
     let desk = Desk::new();
-    let error = stack(&[json!({"at": "build", "how": "panic"})], &desk.train()).unwrap_err().to_string();
-    assert!(error.starts_with("plugin `probe` panicked while it was built: "), "{error}");
-    let error = stack(&[json!({"scael": 1})], &desk.train()).unwrap_err().to_string();
-    assert!(error.contains("unknown setting `scael`, did you mean `scale`?"), "{error}");
+    let error = stack(&[json!({"at": "build", "how": "panic"})], &desk.train())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("plugin `probe` panicked while it was built: "),
+        "{error}"
+    );
+    let error = stack(&[json!({"scael": 1})], &desk.train())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("unknown setting `scael`, did you mean `scale`?"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -421,9 +571,15 @@ fn state_comes_back_and_foreign_state_is_refused() {
     }
     let saved = first.save_state(&scene).unwrap();
     let files: Vec<Vec<u8>> = saved.iter().map(PluginState::to_file).collect();
-    let read: Vec<PluginState> = files.iter().map(|file| PluginState::from_file(file).unwrap()).collect();
+    let read: Vec<PluginState> = files
+        .iter()
+        .map(|file| PluginState::from_file(file).unwrap())
+        .collect();
     assert_eq!(read, saved);
-    assert_eq!((read[1].header.name.as_str(), read[1].header.id.as_str()), ("b", "probe"));
+    assert_eq!(
+        (read[1].header.name.as_str(), read[1].header.id.as_str()),
+        ("b", "probe")
+    );
 
     let second = stack(&[json!({}), json!({})], &scene).unwrap();
     second.load_state(&scene, &read).unwrap();
@@ -431,9 +587,18 @@ fn state_comes_back_and_foreign_state_is_refused() {
 
     let alone = stack(&[json!({})], &scene).unwrap();
     let error = alone.load_state(&scene, &read).unwrap_err().to_string();
-    assert_eq!(error, "the checkpoint holds state of plugin `b`, which this run does not have");
-    let error = second.load_state(&scene, &read[..1]).unwrap_err().to_string();
-    assert_eq!(error, "plugin `b` keeps state, and the checkpoint has none of it");
+    assert_eq!(
+        error,
+        "the checkpoint holds state of plugin `b`, which this run does not have"
+    );
+    let error = second
+        .load_state(&scene, &read[..1])
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "plugin `b` keeps state, and the checkpoint has none of it"
+    );
     let mut other = read.clone();
     other[0].header.id = "lora".into();
     let error = second.load_state(&scene, &other).unwrap_err().to_string();

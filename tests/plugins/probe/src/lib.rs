@@ -4,7 +4,8 @@
 
 use plugin_api::hooks::*;
 use plugin_api::{
-    Batch, DType, Error, Host, Init, LayerInfo, Model, Plugin, Result, Settings, StoredTensor, Tensor, bail, export_plugin,
+    Batch, DType, Error, Host, Init, LayerInfo, Model, Plugin, Result, Settings, StoredTensor,
+    Tensor, bail, export_plugin,
 };
 
 /// What can be set.
@@ -84,7 +85,12 @@ export_plugin!(
 
 impl Probe {
     /// Whether to spoil what `slot` returns: misbehaves right here when that is how.
-    fn misbehave(&mut self, slot: &str, tensor: Option<&Tensor>, host: &Host) -> Result<Option<How>> {
+    fn misbehave(
+        &mut self,
+        slot: &str,
+        tensor: Option<&Tensor>,
+        host: &Host,
+    ) -> Result<Option<How>> {
         if self.settings.at != slot || host.step() < self.settings.after {
             return Ok(None);
         }
@@ -180,7 +186,13 @@ impl LayerHook for Probe {
         layer.path.ends_with(&self.settings.layers)
     }
 
-    fn layer(&mut self, _layer: &LayerInfo, _input: &Tensor, output: Tensor, host: &Host) -> Result<Tensor> {
+    fn layer(
+        &mut self,
+        _layer: &LayerInfo,
+        _input: &Tensor,
+        output: Tensor,
+        host: &Host,
+    ) -> Result<Tensor> {
         let output = match &self.gain {
             Some(gain) => output.broadcast_mul(gain)?,
             None => output,
@@ -200,8 +212,18 @@ impl ResidualsHook for Probe {
         if self.settings.scale == 1.0 && spoiled.is_none() {
             return Ok(vec![None; sites]);
         }
-        let sites = if spoiled == Some(How::Value) { sites + 1 } else { sites };
-        (0..sites).map(|_| Ok(Some(at.input.full_like(self.settings.scale, at.input.dims())?))).collect()
+        let sites = if spoiled == Some(How::Value) {
+            sites + 1
+        } else {
+            sites
+        };
+        (0..sites)
+            .map(|_| {
+                Ok(Some(
+                    at.input.full_like(self.settings.scale, at.input.dims())?,
+                ))
+            })
+            .collect()
     }
 }
 
@@ -267,8 +289,12 @@ impl StateHook for Probe {
     }
 
     fn load(&mut self, state: SavedState, _host: &Host) -> Result<()> {
-        let bytes = <[u8; 8]>::try_from(state.bytes.as_slice())
-            .map_err(|_| Error::msg(format!("the probe's state has 8 bytes, not {}", state.bytes.len())))?;
+        let bytes = <[u8; 8]>::try_from(state.bytes.as_slice()).map_err(|_| {
+            Error::msg(format!(
+                "the probe's state has 8 bytes, not {}",
+                state.bytes.len()
+            ))
+        })?;
         self.batches = u64::from_le_bytes(bytes);
         Ok(())
     }
