@@ -11,6 +11,7 @@ pub mod error;
 pub mod fs;
 pub mod ops;
 pub mod plugin;
+pub mod pretrained;
 pub mod random;
 pub mod report;
 pub mod sample;

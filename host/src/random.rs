@@ -138,6 +138,13 @@ impl Streams {
             .collect()
     }
 
+    /// Moves the saved streams to where they stood, and leaves the others.
+    pub fn continue_from(&mut self, states: &BTreeMap<String, StreamState>) {
+        for (label, state) in states {
+            self.streams.insert(label.clone(), Stream::restore(state));
+        }
+    }
+
     /// Continues saved streams; one that was not saved starts from the seed.
     pub fn restore(seed: u64, states: &BTreeMap<String, StreamState>) -> Self {
         let streams = states

@@ -72,7 +72,7 @@ pub struct Pass<'a> {
     /// The adapters.
     pub layers: Option<&'a dyn LayerHook>,
     /// One tensor for each residual site, added to the hidden states there (DiT: after each block, `[B, T, D]`).
-    pub residuals: Option<&'a [Tensor]>,
+    pub residuals: Option<&'a [Option<Tensor>]>,
 }
 
 impl Pass<'_> {

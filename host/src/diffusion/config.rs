@@ -188,8 +188,16 @@ impl SchedulerConfig {
             path: path.into(),
             source,
         })?;
+        Self::from_json(&text, path)
+    }
+
+    /// Reads the text of a `scheduler_config.json`; `path` names it in errors.
+    ///
+    /// # Errors
+    /// As [`SchedulerConfig::read`].
+    pub fn from_json(text: &str, path: &Path) -> Result<Self, Error> {
         let config: Self =
-            serde_json::from_str(&without_non_finite(&text)).map_err(|source| Error::Json {
+            serde_json::from_str(&without_non_finite(text)).map_err(|source| Error::Json {
                 path: path.into(),
                 source,
             })?;

@@ -99,6 +99,15 @@ impl Level {
 }
 
 impl Prediction {
+    /// The name in scheduler files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Epsilon => "epsilon",
+            Self::VPrediction => "v_prediction",
+            Self::Sample => "sample",
+        }
+    }
+
     /// The clean data, from the noisy data and the prediction.
     pub fn x0(self, level: Level) -> Affine {
         let Level { alpha, sigma } = level;

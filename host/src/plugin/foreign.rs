@@ -19,6 +19,7 @@ use super::failure::{Moment, PluginError};
 use super::load::Loaded;
 use super::services::{Caller, Context, Services, Speaking};
 use super::slots::Slot;
+use crate::report::Profiler;
 use super::{handle, services, tensor_ops};
 
 /// What a hook sees of the host: whom it can ask, and where in the run it stands.
@@ -28,6 +29,8 @@ pub struct Scene<'a> {
     pub services: &'a dyn Services,
     /// Where new tensors go.
     pub device: &'a Device,
+    /// What keeps the time of hooks, if anything does.
+    pub profiler: Option<&'a Profiler>,
     /// The training step, from 0; while preparing and sampling, the number of steps done.
     pub step: u64,
     /// What the host is doing.
@@ -161,6 +164,7 @@ impl Foreign {
         let slot = Slot::from_code(C::SLOT.code);
         let _busy = self.admit(moment(scene, slot))?;
         let start = Instant::now();
+        let _time = scene.profiler.zip(slot).map(|(profiler, slot)| profiler.hook(&self.name, slot.name()));
         let mut request = std::mem::ManuallyDrop::new(message.encode());
         let mut reply = Packet::new();
         let crossed = self.cross(scene, slot, |host, failure| {

@@ -58,6 +58,11 @@ pub fn import(tensor: &plugin_api::Tensor) -> Result<Tensor, Error> {
     Ok(unsafe { handle::peek(tensor.as_raw()) }.clone())
 }
 
+/// The boundary's code of an element type; 0 for one that it does not have.
+pub fn dtype_code(dtype: candle_core::DType) -> u32 {
+    handle::dtype_to_abi(dtype).0
+}
+
 unsafe extern "C" fn retain(tensor: RawTensor) -> RawTensor {
     // SAFETY: the caller owns a live handle of this host, by the table's contract; so for the functions below.
     handle::new_handle(unsafe { handle::peek(tensor) }.clone())

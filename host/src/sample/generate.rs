@@ -59,8 +59,8 @@ pub struct Moment<'a> {
     pub conditioning: &'a Rows,
     /// The step, from 0.
     pub index: usize,
-    /// Number of steps.
-    pub steps: usize,
+    /// The timesteps of all steps, from the noise to the data.
+    pub timesteps: &'a [f32],
     /// The timestep that the network is told at this step.
     pub timestep: f32,
 }
@@ -83,11 +83,17 @@ pub trait SampleHooks {
         Ok(latents.clone())
     }
 
-    /// The latents after a step.
+    /// The latents after a step that went by `prediction` (guidance included) from the latents `before` it.
     ///
     /// # Errors
     /// The hook's own; sampling stops.
-    fn step(&mut self, _moment: &Moment<'_>, latents: Tensor) -> TensorResult<Tensor> {
+    fn step(
+        &mut self,
+        _moment: &Moment<'_>,
+        _prediction: &Tensor,
+        _before: &Tensor,
+        latents: Tensor,
+    ) -> TensorResult<Tensor> {
         Ok(latents)
     }
 }
@@ -135,7 +141,7 @@ pub fn generate(
             images: range.clone(),
             conditioning: &conditioning,
             index: 0,
-            steps: timesteps.len(),
+            timesteps: &timesteps,
             timestep: timesteps[0],
         };
         let mut streams: Vec<Stream> = request.seeds[range.clone()]
@@ -144,7 +150,7 @@ pub fn generate(
             .collect();
         let start = (noise(&mut streams, request)? * scheduler.init_noise_sigma())?;
         let mut latents = hooks.begin(&moment, start)?; // [B, C, H, W]
-        for (index, timestep) in timesteps.into_iter().enumerate() {
+        for (index, &timestep) in timesteps.iter().enumerate() {
             let now = Progress {
                 done,
                 total,
@@ -167,7 +173,7 @@ pub fn generate(
                 true => Some(noise(&mut streams, request)?),
                 false => None,
             };
-            latents = scheduler.step(&Step {
+            let stepped = scheduler.step(&Step {
                 index,
                 prediction: &prediction,
                 variance: variance.as_ref(),
@@ -175,7 +181,9 @@ pub fn generate(
                 noise: fresh.as_ref(),
             })?;
             // Sampling is never differentiated; without this the graph of every step would stay in memory.
-            latents = hooks.step(&moment, latents)?.detach();
+            latents = hooks
+                .step(&moment, &prediction, &latents, stepped)?
+                .detach();
             done += 1;
         }
         finished.push(match request.pixels {

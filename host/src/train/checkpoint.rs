@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::LoaderState;
 use crate::fs;
+use crate::plugin::stack::PluginState;
 use crate::random::StreamState;
 
 use super::Error;
@@ -18,6 +19,8 @@ const PARAMETERS: &str = "parameters.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const EMA: &str = "ema.safetensors";
 const STATE: &str = "state.json";
+/// The ending of the file of a plugin's own state.
+const PLUGIN_STATE: &str = "plugin";
 
 /// The layout of [`State`]; a checkpoint of another layout is refused.
 const FORMAT: u32 = 1;
@@ -35,28 +38,15 @@ pub struct State {
     pub loader: LoaderState,
     /// Where every random stream stands.
     pub streams: BTreeMap<String, StreamState>,
-    /// What the plugins keep, in their order in the run.
-    pub plugins: Vec<PluginState>,
-}
-
-/// What one plugin keeps between steps.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PluginState {
-    /// Its name in the run.
-    pub name: String,
-    /// Its id.
-    pub id: String,
-    /// Its version.
-    pub version: String,
-    /// Its own bytes, base64; empty for a plugin without state.
-    pub bytes: String,
 }
 
 /// A whole checkpoint.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// Positions and plugin states.
+    /// Positions.
     pub state: State,
+    /// What plugins keep between steps.
+    pub plugins: Vec<PluginState>,
     /// The parameters by name, f32.
     pub parameters: BTreeMap<String, Tensor>,
     /// The optimizer's moments and step counts, as [`AdamW::state`](crate::ops::optim::AdamW::state) names them.
@@ -74,7 +64,6 @@ impl State {
             step,
             loader,
             streams: BTreeMap::new(),
-            plugins: Vec::new(),
         }
     }
 }
@@ -97,6 +86,9 @@ impl Checkpoint {
             if !self.ema.is_empty() {
                 write_tensors(&dir.join(EMA), &self.ema)?;
             }
+            for plugin in &self.plugins {
+                fs::write_atomic(&dir.join(format!("{}.{PLUGIN_STATE}", plugin.header.name)), &plugin.to_file())?;
+            }
             let text = serde_json::to_vec_pretty(&self.state).map_err(|error| Error::Unwritable {
                 path: dir.join(STATE),
                 reason: error.to_string(),
@@ -116,6 +108,7 @@ impl Checkpoint {
         let ema = dir.join(EMA);
         Ok(Self {
             state,
+            plugins: read_plugins(dir)?,
             parameters: read_tensors(&dir.join(PARAMETERS), device)?,
             moments: read_tensors(&dir.join(OPTIMIZER), device)?,
             ema: if ema.exists() { read_tensors(&ema, device)? } else { BTreeMap::new() },
@@ -179,6 +172,19 @@ pub fn prune(run: &Path, keep: usize) {
     }
 }
 
+fn read_plugins(dir: &Path) -> Result<Vec<PluginState>, Error> {
+    let io = |error| fs::Error::io("read", dir, error);
+    let mut states = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == PLUGIN_STATE) {
+            let bytes = std::fs::read(&path).map_err(|error| fs::Error::io("read", &path, error))?;
+            states.push(PluginState::from_file(&bytes)?);
+        }
+    }
+    Ok(states)
+}
+
 fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
     let unwritable = |reason: String| Error::Unwritable { path: path.to_path_buf(), reason };
     let bytes =
@@ -205,7 +211,7 @@ mod tests {
         let named = |name: &str| BTreeMap::from([(name.to_owned(), value.clone())]);
         let mut state = State::new(step, LoaderState::default());
         state.streams = streams.state();
-        Checkpoint { state, parameters: named("w"), moments: named("w.exp_avg"), ema: named("w") }
+        Checkpoint { state, plugins: Vec::new(), parameters: named("w"), moments: named("w.exp_avg"), ema: named("w") }
     }
 
     #[test]

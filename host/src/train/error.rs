@@ -107,6 +107,18 @@ pub enum Error {
         /// What to do.
         way_out: &'static str,
     },
+    /// A plugin failed.
+    #[error(transparent)]
+    Plugin(#[from] crate::plugin::failure::PluginError),
+    /// The plugins could not be set up.
+    #[error(transparent)]
+    Stack(#[from] crate::plugin::stack::Error),
+    /// The current model was asked for too early.
+    #[error("the plugins are still being prepared: only the frozen model can be asked for")]
+    StillPreparing,
+    /// A plugin changed the plan of sampling.
+    #[error("a plugin changed the timesteps or the guidance scale in `sample_begin`, which this host does not follow; set sample.steps, sample.spacing and sample.guidance instead")]
+    SamplingPlan,
     /// The disk refused.
     #[error(transparent)]
     Disk(#[from] crate::fs::Error),
@@ -116,6 +128,12 @@ pub enum Error {
     /// The backbone does not fit or cannot be read or written.
     #[error(transparent)]
     Backbone(#[from] crate::backbone::Error),
+    /// The pretrained model cannot be used.
+    #[error(transparent)]
+    Pretrained(#[from] crate::pretrained::Error),
+    /// The configuration cannot be written or read back.
+    #[error(transparent)]
+    Config(#[from] crate::config::Error),
     /// The diffusion process cannot be made.
     #[error(transparent)]
     Diffusion(#[from] crate::diffusion::Error),

@@ -1,21 +1,29 @@
 //! The training step and the loop around it.
 
+mod cache;
 pub mod checkpoint;
 mod error;
+mod export;
 mod fit;
 pub mod folder;
 pub mod objective;
+mod optimizer;
 mod parameters;
 pub mod pretrain;
+pub mod run;
 mod sampling;
 mod schedule;
 mod selection;
+mod services;
+mod session;
 mod step;
+mod story;
 mod trainer;
 
 pub use error::Error;
 pub use fit::{Ending, Records};
 pub use parameters::{Ema, Owner, Parameter, Parameters, Swapped};
-pub use sampling::{Drawing, draw};
+pub use sampling::{Drawing, Weights, draw, draw_images};
 pub use schedule::LearningRate;
-pub use trainer::{Session, Trainer};
+pub use session::{Facts, Session};
+pub use trainer::Trainer;

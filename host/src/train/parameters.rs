@@ -24,6 +24,8 @@ pub struct Parameter {
     pub name: String,
     /// Who brought it.
     pub owner: Owner,
+    /// Whether weight decay applies to it.
+    pub decay: bool,
     /// The value, f32, updated in place.
     pub var: Var,
 }
@@ -46,8 +48,8 @@ impl Parameters {
     ///
     /// # Errors
     /// A name that is taken, or a saved value of another shape.
-    pub fn add(&mut self, name: String, owner: Owner, value: &Tensor) -> Result<Var, Error> {
-        if self.list.iter().any(|parameter| parameter.name == name) {
+    pub fn add(&mut self, name: String, owner: Owner, decay: bool, value: &Tensor) -> Result<Var, Error> {
+        if self.get(&name).is_some() {
             return Err(Error::ParameterTaken { name });
         }
         let value = match self.saved.remove(&name) {
@@ -59,8 +61,13 @@ impl Parameters {
         };
         // `copy` keeps the frozen original's storage out of the optimizer's reach.
         let var = Var::from_tensor(&value.to_dtype(DType::F32)?.copy()?)?;
-        self.list.push(Parameter { name, owner, var: var.clone() });
+        self.list.push(Parameter { name, owner, decay, var: var.clone() });
         Ok(var)
+    }
+
+    /// The parameter of this name.
+    pub fn get(&self, name: &str) -> Option<&Parameter> {
+        self.list.iter().find(|parameter| parameter.name == name)
     }
 
     /// Every parameter, in the order of creation.
@@ -144,13 +151,13 @@ impl Ema {
 
 /// Puts other values into the parameters for as long as it lives, for sampling with averaged weights; plugins that hold a parameter see them too.
 pub struct Swapped<'a> {
-    parameters: &'a Parameters,
+    parameters: &'a [Parameter],
     originals: BTreeMap<String, Tensor>,
 }
 
 impl<'a> Swapped<'a> {
     /// Copies `values` into the parameters of the same names.
-    pub fn new(parameters: &'a Parameters, values: &BTreeMap<String, Tensor>) -> Result<Self, Error> {
+    pub fn new(parameters: &'a [Parameter], values: &BTreeMap<String, Tensor>) -> Result<Self, Error> {
         let mut originals = BTreeMap::new();
         for parameter in parameters.iter() {
             if let Some(value) = values.get(&parameter.name) {

@@ -1,6 +1,7 @@
 //! Pretraining a backbone from scratch: how the embedded one was made.
 
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -12,11 +13,14 @@ use crate::config::{DataSection, RunSection, SampleSection, TrainSection};
 use crate::data::{self, DataOptions};
 use crate::diffusion::{Process, SchedulerConfig};
 use crate::encode::Encoder;
-use crate::report::{Profiler, Progress};
+use crate::plugin::stack::Stack;
+use crate::pretrained::Pretrained;
+use crate::random::Streams;
+use crate::report::Progress;
 
 use super::checkpoint::{self, Checkpoint};
 use super::fit::{Ending, Records};
-use super::{Error, Session, Trainer};
+use super::{Error, Facts, Parameters, Session, Trainer};
 
 /// What a recipe file holds: the network, its diffusion process, and the sections of a run file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -54,17 +58,38 @@ pub fn pretrain(recipe: &Recipe, run: &Path, resume: bool, progress: &Progress, 
     data::check_classes(&*dataset, recipe.model.num_embeds_ada_norm)?;
     let backbone = Backbone::init(recipe.model.clone(), recipe.train.seed, &device)?;
     let process = Process::new(recipe.scheduler.clone(), backbone.info().learned_variance)?;
-    let session = Arc::new(Session { backbone, process, encoder: Encoder::Pixels, profiler: Profiler::default() });
-
     std::fs::create_dir_all(run).map_err(|error| crate::fs::Error::io("create", run, error))?;
     let resumed = match checkpoint::steps(run).last() {
         Some(&step) if resume => Some(Checkpoint::load(&checkpoint::folder(run, step), &device)?),
         None if resume => return Err(Error::NothingToResume { path: run.to_path_buf() }),
         _ => None,
     };
+    let facts = Facts {
+        seed: recipe.train.seed,
+        steps: recipe.train.steps,
+        batch_size: recipe.train.batch_size,
+        accumulation: recipe.train.accumulation,
+        dataset_len: dataset.len(),
+        classes: dataset.classes().to_vec(),
+        plugins: Vec::new(),
+        folder: Some(run.to_path_buf()),
+    };
+    let parameters = Parameters::new(resumed.as_ref().map(|checkpoint| checkpoint.parameters.clone()).unwrap_or_default());
+    let streams = Streams::new(recipe.train.seed);
+    let model = Pretrained { backbone, process, encoder: Encoder::Pixels };
+    let session = Session::new(model, facts, parameters, streams, progress.clone(), cancel.clone());
+    let session = Rc::new(session);
     let everything = ["all".to_owned()];
-    let mut trainer =
-        Trainer::new(session.clone(), recipe.train.clone(), &everything, dataset, recipe.data.workers.max(1), resumed)?;
+    let workers = recipe.data.workers.max(1);
+    let mut trainer = Trainer::new(
+        session.clone(),
+        Stack::empty()?,
+        recipe.train.clone(),
+        Some(&everything),
+        dataset,
+        workers,
+        resumed.as_ref(),
+    )?;
     let mut records = Records::open(run, trainer.done(), recipe.train.tensorboard)?;
     let ending = trainer.fit(run, &mut records, progress, cancel, &mut |_, _| Ok(()))?;
     if ending == Ending::Finished {

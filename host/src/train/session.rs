@@ -5,15 +5,20 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle_core::{DType, Tensor};
+use plugin_api::Phase;
 use sha2::{Digest, Sha256};
 
-use crate::backbone::{Backbone, Conditioning, Input, LayerHook, Overlay, Pass};
+use crate::backbone::{Backbone, Input, LayerHook, Overlay, Pass};
 use crate::cancel::Cancel;
 use crate::diffusion::Process;
 use crate::encode::Encoder;
+use crate::plugin::foreign::Scene;
+use crate::plugin::stack::{AdaptedLayers, Stack};
+use crate::pretrained::Pretrained;
 use crate::random::Streams;
 use crate::report::{Profiler, Progress};
 
+use super::Error;
 use super::parameters::Parameters;
 
 /// What a run is, in numbers and names.
@@ -66,6 +71,8 @@ pub struct Session {
     pub cancel: Cancel,
     /// What the run is.
     pub facts: Facts,
+    /// Optimizer steps done; what plugins are told outside of training steps.
+    pub step: Cell<u64>,
     /// All that trains.
     pub parameters: RefCell<Parameters>,
     /// All that is random.
@@ -82,20 +89,23 @@ pub struct Session {
     pub(super) task: RefCell<Option<(String, crate::report::Task)>>,
     /// Whether parameters may still be made: until the first step.
     pub(super) preparing: Cell<bool>,
+    stack: OnceCell<Stack>,
     fingerprint: OnceCell<String>,
 }
 
 impl Session {
     /// A run before its first step.
-    pub fn new(backbone: Backbone, process: Process, facts: Facts, parameters: Parameters, streams: Streams, progress: Progress, cancel: Cancel) -> Self {
+    pub fn new(model: Pretrained, facts: Facts, parameters: Parameters, streams: Streams, progress: Progress, cancel: Cancel) -> Self {
+        let Pretrained { backbone, process, encoder } = model;
         Self {
             backbone,
             process,
-            encoder: Encoder::Pixels,
+            encoder,
             profiler: Profiler::default(),
             progress,
             cancel,
             facts,
+            step: Cell::new(0),
             parameters: RefCell::new(parameters),
             streams: RefCell::new(streams),
             fixed: RefCell::default(),
@@ -104,8 +114,29 @@ impl Session {
             stop: RefCell::default(),
             task: RefCell::default(),
             preparing: Cell::new(true),
+            stack: OnceCell::new(),
             fingerprint: OnceCell::new(),
         }
+    }
+
+    /// What a plugin's hook sees of this run.
+    pub fn scene(&self, step: u64, phase: Phase) -> Scene<'_> {
+        Scene { services: self, device: self.backbone.device(), profiler: Some(&self.profiler), step, phase }
+    }
+
+    /// Ends the preparation: from here on the plugins are there, and no more parameters are made.
+    pub(super) fn begin(&self, stack: Stack) {
+        self.preparing.set(false);
+        // A second call would be a mistake of this crate's; the first stack stays.
+        let _ = self.stack.set(stack);
+    }
+
+    /// The plugins.
+    ///
+    /// # Errors
+    /// They are still being prepared.
+    pub fn stack(&self) -> Result<&Stack, Error> {
+        self.stack.get().ok_or(Error::StillPreparing)
     }
 
     /// Everything that stands in for backbone tensors, trained or fixed; shares their storage.
@@ -115,21 +146,22 @@ impl Session {
         overlay
     }
 
-    /// The frozen network's output, learned variance included; no gradients.
-    ///
-    /// # Errors
-    /// Inputs that do not fit.
-    pub fn frozen(&self, latents: &Tensor, timesteps: &Tensor, conditioning: &Conditioning) -> candle_core::Result<Tensor> {
-        let input = Input { latents, timesteps, conditioning };
-        Ok(self.backbone.forward(&input, &Pass::frozen())?.detach())
-    }
-
-    /// The output of the network as it is now, with gradients.
+    /// The output of the network with stand-ins, adapters and residuals, with gradients.
     ///
     /// # Errors
     /// Inputs that do not fit, or a plugin's layer that fails.
-    pub fn current(&self, input: &Input<'_>, overlay: &Overlay, layers: Option<&dyn LayerHook>, residuals: Option<&[Tensor]>) -> candle_core::Result<Tensor> {
-        self.backbone.forward(input, &Pass { overlay: Some(overlay), layers, residuals })
+    pub fn forward(
+        &self,
+        input: &Input<'_>,
+        overlay: &Overlay,
+        layers: Option<&AdaptedLayers<'_>>,
+        residuals: Option<&[Option<Tensor>]>,
+    ) -> Result<Tensor, Error> {
+        let pass = Pass { overlay: Some(overlay), layers: layers.map(|layers| layers as &dyn LayerHook), residuals };
+        self.backbone.forward(input, &pass).map_err(|error| match layers.and_then(AdaptedLayers::failure) {
+            Some(failure) => failure.into(),
+            None => error.into(),
+        })
     }
 
     /// A hash of the frozen weights and what they mean; computed when first asked for.

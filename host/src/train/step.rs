@@ -1,109 +1,184 @@
 //! One training step, in the order of the diagram in ARCHITECTURE.md.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Tensor};
+use plugin_api::Phase;
 
-use crate::backbone::{Conditioning, Input, Pass};
+use crate::backbone::{Conditioning, Input};
 use crate::data::Batch;
 use crate::ops::optim::{clip_scale, grad_norm};
-use crate::report::{Phase, StepMetrics};
+use crate::plugin::stack::{Finished, NetworkInput, Predicted, Stack};
+use crate::report::{Phase as Time, StepMetrics};
 
 use super::objective::masked_mse;
-use super::{Error, Trainer};
+use super::{Error, Parameters, Trainer};
 
-/// What one forward pass found.
+/// One forward pass, from a batch to its loss.
 struct Forward {
+    batch: Batch,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    noisy_latents: Tensor,
+    prediction: Tensor,
+    target: Tensor,
+    loss_mask: Option<Tensor>,
+    /// Each sample's loss before weighing, `[B]`.
+    sample_loss: Tensor,
+    /// Each sample's weight, `[B]`; ones where there is none.
+    loss_weight: Option<Tensor>,
     /// What is differentiated: the mean of the weighted losses plus the extra terms, a scalar.
     total: Tensor,
 }
-
-/// Gradients by parameter name, summed over the micro-batches of a step.
-#[derive(Default)]
-struct Gradients(HashMap<String, Tensor>);
 
 impl Trainer {
     /// Takes one optimizer step and says what it measured, timings left to the caller.
     ///
     /// # Errors
     /// Whatever fails before the optimizer moves; [`Trainer::checkpoint`] then still saves the step before.
-    pub(super) fn step(&mut self) -> Result<StepMetrics, Error> {
+    pub(super) fn step(&mut self, stack: &Stack) -> Result<StepMetrics, Error> {
         let session = self.session.clone();
         let accumulation = self.settings.accumulation;
-        let mut gradients = Gradients::default();
+        let mut gradients = BTreeMap::new();
         let mut loss = 0.0;
+        let mut last = None;
         for _ in 0..accumulation {
             let batch = {
-                let _time = session.profiler.phase(Phase::Data);
+                let _time = session.profiler.phase(Time::Data);
                 self.loader.next_batch()?
             };
-            let forward = self.forward(batch)?;
+            let forward = self.forward(stack, batch)?;
             let value = f64::from(forward.total.to_dtype(DType::F32)?.to_scalar::<f32>()?);
             self.refuse_non_finite("loss", value)?;
             loss += value / accumulation as f64;
-            let _time = session.profiler.phase(Phase::Backward);
-            gradients.add(&mut forward.total.backward()?, &self.optimizer_vars)?;
+            let _time = session.profiler.phase(Time::Backward);
+            accumulate(&mut gradients, &mut forward.total.backward()?, &session.parameters.borrow())?;
+            last = Some(forward);
         }
 
-        let _time = session.profiler.phase(Phase::Optimizer);
-        let norm = grad_norm(gradients.0.values())? / accumulation as f64;
-        self.refuse_non_finite("gradient norm", norm)?;
-        let clip = if self.settings.clip > 0.0 { clip_scale(norm, self.settings.clip) } else { 1.0 };
         let lr = self.rate.at(self.done as usize);
-        self.optimizer.config.lr = lr;
-        self.optimizer.step(|name, _| gradients.0.get(name), clip / accumulation as f64)?;
-        if let Some(ema) = &mut self.ema {
-            ema.update(&self.parameters)?;
+        let norm = {
+            let _time = session.profiler.phase(Time::Optimizer);
+            let norm = grad_norm(gradients.values())? / accumulation as f64;
+            self.refuse_non_finite("gradient norm", norm)?;
+            let clip = if self.settings.clip > 0.0 { clip_scale(norm, self.settings.clip) } else { 1.0 };
+            self.optimizer.step(lr, &gradients, clip / accumulation as f64)?;
+            if let Some(ema) = &mut self.ema {
+                ema.update(&session.parameters.borrow())?;
+            }
+            norm
+        };
+
+        let metrics = session.metrics.borrow().clone();
+        if let Some(forward) = &last {
+            let finished = Finished {
+                at: forward.predicted(),
+                loss,
+                sample_loss: &forward.sample_loss,
+                loss_weight: forward.loss_weight.as_ref(),
+                grad_norm: norm,
+                learning_rate: lr,
+                metrics: &metrics,
+            };
+            stack.observe(&session.scene(self.done, Phase::TRAIN), &finished)?;
         }
         self.done += 1;
-        self.mark();
-        Ok(StepMetrics { step: self.done, loss, lr, grad_norm: norm, ..StepMetrics::default() })
+        session.step.set(self.done);
+        let named = std::mem::take(&mut *session.metrics.borrow_mut());
+        Ok(StepMetrics { step: self.done, loss, lr, grad_norm: norm, named, ..StepMetrics::default() })
     }
 
     /// From a batch of images to the loss.
-    fn forward(&mut self, batch: Batch) -> Result<Forward, Error> {
+    fn forward(&mut self, stack: &Stack, batch: Batch) -> Result<Forward, Error> {
         let session = self.session.clone();
         let process = &session.process;
+        let scene = session.scene(self.done, Phase::TRAIN);
 
+        let batch = {
+            let _time = session.profiler.phase(Time::Batch);
+            stack.batch(&scene, batch)?
+        };
         let (latents, conditioning) = {
-            let _time = session.profiler.phase(Phase::Encode);
-            let latents = session.encoder.encode(images(&batch)?)?; // [B, C, H, W]
-            (latents, self.conditioning(&batch)?)
+            let _time = session.profiler.phase(Time::Encode);
+            (session.encoder.encode(images(&batch)?)?, self.conditioning(&batch)?) // [B, C, H, W]
         };
-        let count = latents.dim(0)?;
 
-        let (timesteps, noise, noisy) = {
-            let _time = session.profiler.phase(Phase::Batch);
-            let timesteps = self.streams.get("timesteps").integers(process.num_train_timesteps(), count, latents.device())?; // [B]
-            let noise = self.noise(&latents)?; // [B, C, H, W]
-            let noisy = process.add_noise(&latents, &noise, &timesteps)?; // [B, C, H, W]
-            (timesteps, noise, noisy)
+        let time = session.profiler.phase(Time::Batch);
+        let timesteps = match stack.timesteps(&scene, &batch, &latents, process.num_train_timesteps())? {
+            Some(timesteps) => timesteps,
+            None => self.uniform_timesteps(&latents)?,
+        }; // [B]
+        let noise = match stack.noise(&scene, &batch, &latents, &timesteps)? {
+            Some(noise) => noise,
+            None => self.standard_noise(&latents)?,
+        }; // [B, C, H, W]
+        let noise_mask = stack.noise_mask(&scene, &batch, &latents, &timesteps)?; // [B, 1, H, W]
+        let noisy_latents = process.add_noise(&latents, &noise, &timesteps)?; // [B, C, H, W]
+        let noisy_latents = match &noise_mask {
+            Some(mask) => keep_clean(&noisy_latents, &latents, mask)?,
+            None => noisy_latents,
         };
+        drop(time);
 
         let output = {
-            let _time = session.profiler.phase(Phase::Forward);
-            let input = Input { latents: &noisy, timesteps: &timesteps, conditioning: &conditioning };
-            let pass = Pass { overlay: Some(&self.overlay), ..Pass::frozen() };
-            session.backbone.forward(&input, &pass)? // [B, C or 2C, H, W]
-        };
+            let _time = session.profiler.phase(Time::Forward);
+            let at = NetworkInput {
+                batch: &batch,
+                noisy_latents: &noisy_latents,
+                timesteps: &timesteps,
+                latents: Some(&latents),
+                unconditional: false,
+            };
+            let input = stack.denoiser_input(&scene, &at)?.unwrap_or_else(|| noisy_latents.clone());
+            let residuals = stack.residuals(&scene, &at, &input, session.backbone.info().residual_sites)?;
+            let layers = stack.layer_hook(scene);
+            let input = Input { latents: &input, timesteps: &timesteps, conditioning: &conditioning };
+            session.forward(&input, &self.overlay, layers.as_ref(), residuals.as_deref())?
+        }; // [B, C or 2C, H, W]
 
-        let _time = session.profiler.phase(Phase::Loss);
+        let _time = session.profiler.phase(Time::Loss);
         let (prediction, variance) = process.split_variance(&output)?; // [B, C, H, W]
         let target = process.target(&latents, &noise, &timesteps)?; // [B, C, H, W]
-        let mut loss = masked_mse(&prediction, &target, None)?; // [B]
-        if let Some(variance) = variance.filter(|_| self.settings.variational_bound) {
-            loss = (loss + process.variational_bound(&prediction, &variance, &latents, &noisy, &timesteps)?)?;
+        let loss_mask = batch.tensors.get("loss_mask").cloned().or(noise_mask);
+        let predicted = Predicted {
+            batch: &batch,
+            latents: &latents,
+            noise: &noise,
+            timesteps: &timesteps,
+            noisy_latents: &noisy_latents,
+            prediction: &prediction,
+            target: &target,
+            loss_mask: loss_mask.as_ref(),
+        };
+        let sample_loss = match stack.objective(&scene, &predicted)? {
+            Some(loss) => loss,
+            None => self.default_objective(&predicted, variance)?,
+        }; // [B]
+        let loss_weight = self.loss_weight(stack, &predicted, &sample_loss)?; // [B]
+        let mut total = match &loss_weight {
+            Some(weight) => (&sample_loss * weight)?.mean_all()?,
+            None => sample_loss.mean_all()?,
+        };
+        for (plugin, term) in stack.loss_terms(&scene, &predicted, &sample_loss)? {
+            let value = f64::from(term.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+            session.metrics.borrow_mut().insert(format!("plugin/{plugin}/loss_term"), value);
+            total = (total + term)?;
         }
-        if let Some(weighting) = self.weighting {
-            loss = (loss * process.weights(weighting, &timesteps)?)?; // [B]
-        }
-        Ok(Forward { total: loss.mean_all()? })
+        Ok(Forward { batch, latents, noise, timesteps, noisy_latents, prediction, target, loss_mask, sample_loss, loss_weight, total })
+    }
+
+    fn uniform_timesteps(&self, latents: &Tensor) -> Result<Tensor, Error> {
+        let bound = self.session.process.num_train_timesteps();
+        let mut streams = self.session.streams.borrow_mut();
+        Ok(streams.get("timesteps").integers(bound, latents.dim(0)?, latents.device())?)
     }
 
     /// Standard normal noise, plus a constant for each image and channel where the run file asks for one.
-    fn noise(&mut self, latents: &Tensor) -> Result<Tensor, Error> {
-        let stream = self.streams.get("noise");
+    fn standard_noise(&self, latents: &Tensor) -> Result<Tensor, Error> {
+        let mut streams = self.session.streams.borrow_mut();
+        let stream = streams.get("noise");
         let noise = stream.normal(latents.dims(), latents.device())?; // [B, C, H, W]
         if self.settings.noise_offset == 0.0 {
             return Ok(noise);
@@ -114,7 +189,7 @@ impl Trainer {
     }
 
     /// The batch's class labels, some dropped to the null class so that the model also learns the unconditional prediction.
-    fn conditioning(&mut self, batch: &Batch) -> Result<Conditioning, Error> {
+    fn conditioning(&self, batch: &Batch) -> Result<Conditioning, Error> {
         let images = images(batch)?;
         let count = images.dim(0)?;
         let null = self.session.backbone.info().num_classes as u32;
@@ -124,7 +199,8 @@ impl Trainer {
         };
         let rate = self.settings.label_dropout as f32;
         if rate > 0.0 {
-            for (label, draw) in labels.iter_mut().zip(self.streams.get("label_dropout").uniforms(count)) {
+            let draws = self.session.streams.borrow_mut().get("label_dropout").uniforms(count);
+            for (label, draw) in labels.iter_mut().zip(draws) {
                 if draw < rate {
                     *label = null;
                 }
@@ -133,24 +209,68 @@ impl Trainer {
         Ok(Conditioning::classes(Tensor::new(labels, images.device())?))
     }
 
+    /// Squared error under the loss mask, plus the variational bound of a learned variance: `[B]`.
+    fn default_objective(&self, at: &Predicted<'_>, variance: Option<Tensor>) -> Result<Tensor, Error> {
+        let loss = masked_mse(at.prediction, at.target, at.loss_mask)?;
+        match variance.filter(|_| self.settings.variational_bound) {
+            Some(variance) => {
+                let process = &self.session.process;
+                let bound = process.variational_bound(at.prediction, &variance, at.latents, at.noisy_latents, at.timesteps)?;
+                Ok((loss + bound)?)
+            }
+            None => Ok(loss),
+        }
+    }
+
+    /// The run file's weighting times the plugins': `[B]`, or nothing where nobody weighs.
+    fn loss_weight(&self, stack: &Stack, at: &Predicted<'_>, loss: &Tensor) -> Result<Option<Tensor>, Error> {
+        let process = &self.session.process;
+        let scene = self.session.scene(self.done, Phase::TRAIN);
+        let ours = self.weighting.map(|weighting| process.weights(weighting, at.timesteps)).transpose()?;
+        let theirs = stack.loss_weight(&scene, at.batch, at.timesteps, loss, process.num_train_timesteps())?;
+        Ok(match (ours, theirs) {
+            (Some(ours), Some(theirs)) => Some((ours * theirs)?),
+            (ours, theirs) => ours.or(theirs),
+        })
+    }
+
     fn refuse_non_finite(&self, what: &'static str, value: f64) -> Result<(), Error> {
         if value.is_finite() { Ok(()) } else { Err(Error::NonFinite { what, step: self.done + 1, value }) }
     }
 }
 
-impl Gradients {
-    fn add(&mut self, store: &mut GradStore, vars: &[(String, Var)]) -> Result<(), Error> {
-        for (name, var) in vars {
-            if let Some(gradient) = store.remove(var.as_tensor()) {
-                let sum = match self.0.remove(name) {
-                    Some(sum) => (sum + gradient)?,
-                    None => gradient,
-                };
-                self.0.insert(name.clone(), sum);
-            }
+impl Forward {
+    fn predicted(&self) -> Predicted<'_> {
+        Predicted {
+            batch: &self.batch,
+            latents: &self.latents,
+            noise: &self.noise,
+            timesteps: &self.timesteps,
+            noisy_latents: &self.noisy_latents,
+            prediction: &self.prediction,
+            target: &self.target,
+            loss_mask: self.loss_mask.as_ref(),
         }
-        Ok(())
     }
+}
+
+/// Noise where the mask is 1, clean latents where it is 0.
+fn keep_clean(noisy: &Tensor, clean: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
+    noisy.broadcast_mul(mask)? + clean.broadcast_mul(&mask.affine(-1.0, 1.0)?)?
+}
+
+/// Adds one pass's gradients to those of the passes before it.
+fn accumulate(gradients: &mut BTreeMap<String, Tensor>, store: &mut GradStore, parameters: &Parameters) -> Result<(), Error> {
+    for parameter in parameters.iter() {
+        if let Some(gradient) = store.remove(parameter.var.as_tensor()) {
+            let sum = match gradients.remove(&parameter.name) {
+                Some(sum) => (sum + gradient)?,
+                None => gradient,
+            };
+            gradients.insert(parameter.name.clone(), sum);
+        }
+    }
+    Ok(())
 }
 
 fn images(batch: &Batch) -> Result<&Tensor, Error> {

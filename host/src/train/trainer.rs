@@ -1,111 +1,88 @@
-//! What moves during training: parameters, optimizer, averages, random streams and the data order; and how it is saved and restored.
+//! What moves during training, beside what the session holds: optimizer, averages, the data order; and how all of it is saved and restored.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use candle_core::Var;
+use plugin_api::Phase;
 
-use crate::backbone::{Backbone, Overlay};
+use crate::backbone::Overlay;
 use crate::config::TrainSection;
 use crate::data::{Dataset, Loader, LoaderState};
-use crate::diffusion::{Process, Weighting};
-use crate::encode::Encoder;
-use crate::ops::optim::{AdamW, AdamWConfig};
-use crate::random::Streams;
-use crate::report::Profiler;
+use crate::diffusion::Weighting;
+use crate::plugin::stack::{PluginState, Stack};
 
 use super::checkpoint::{Checkpoint, State};
-use super::parameters::{Ema, Parameters};
+use super::optimizer::Optimizer;
+use super::parameters::{Ema, Owner, Swapped};
 use super::schedule::LearningRate;
-use super::{Error, Owner, selection};
-
-/// What stays as it is while a run trains.
-pub struct Session {
-    /// The frozen pretrained network.
-    pub backbone: Backbone,
-    /// Its diffusion process.
-    pub process: Process,
-    /// Between images and its latents.
-    pub encoder: Encoder,
-    /// Where the time goes.
-    pub profiler: Profiler,
-}
+use super::{Error, Session, selection};
 
 /// A run between two steps.
 pub struct Trainer {
-    pub(super) session: Arc<Session>,
+    pub(super) session: Rc<Session>,
     pub(super) settings: TrainSection,
     pub(super) weighting: Option<Weighting>,
     pub(super) rate: LearningRate,
-    pub(super) parameters: Parameters,
-    /// The parameters that stand in for backbone tensors; shares their storage.
+    /// What stands in for backbone tensors; shares the parameters' storage.
     pub(super) overlay: Overlay,
-    pub(super) optimizer: AdamW,
-    pub(super) optimizer_vars: Vec<(String, Var)>,
+    pub(super) optimizer: Optimizer,
     pub(super) ema: Option<Ema>,
-    pub(super) streams: Streams,
     pub(super) loader: Loader,
     /// Optimizer steps done.
     pub(super) done: u64,
-    /// Streams and data order after the last whole step: a step that fails half-way has moved the live ones.
-    position: State,
+    /// Where everything random, the data and the plugins stood after the last whole step: a step that fails half-way has moved the live ones.
+    position: (State, Vec<PluginState>),
 }
 
 impl Trainer {
-    /// Stands before the first step, or after the last step of `resumed`.
+    /// Prepares a run: the plugins' `trainable` and `prepare`, all parameters, and what `resumed` saved of them.
+    ///
+    /// `trainable` is the run file's selection; none is `auto`: all of the backbone unless a plugin brings parameters. The session must have been
+    /// made with the parameters and streams of `resumed`.
     ///
     /// # Errors
-    /// A selection without a match, nothing to train, or a checkpoint that does not fit the settings.
+    /// A plugin that fails, a selection without a match, nothing to train, or a checkpoint that does not fit the settings.
     pub fn new(
-        session: Arc<Session>,
+        session: Rc<Session>,
+        mut stack: Stack,
         settings: TrainSection,
-        trainable: &[String],
+        trainable: Option<&[String]>,
         dataset: Arc<dyn Dataset>,
         workers: usize,
-        resumed: Option<Checkpoint>,
+        resumed: Option<&Checkpoint>,
     ) -> Result<Self, Error> {
-        let (saved_values, saved_moments, saved_ema, state) = match resumed {
-            Some(checkpoint) => (checkpoint.parameters, checkpoint.moments, checkpoint.ema, Some(checkpoint.state)),
-            None => Default::default(),
-        };
-        let mut parameters = Parameters::new(saved_values);
-        let frozen: std::collections::HashMap<&str, _> = session.backbone.parameters().collect();
-        let names: Vec<&str> = session.backbone.parameters().map(|(name, _)| name).collect();
-        for name in selection::select(trainable, &names)? {
-            parameters.add(name.to_owned(), Owner::Backbone, frozen[name])?;
-        }
-        if parameters.is_empty() {
-            return Err(Error::NothingTrains);
-        }
-        parameters.refuse_unclaimed()?;
+        let done = resumed.map_or(0, |checkpoint| checkpoint.state.step);
+        prepare(&session, &mut stack, trainable, done)?;
 
-        let optimizer_vars: Vec<(String, Var)> =
-            parameters.iter().map(|parameter| (parameter.name.clone(), parameter.var.clone())).collect();
-        let mut optimizer = AdamW::new(
-            optimizer_vars.clone(),
-            AdamWConfig {
-                lr: settings.lr,
-                betas: (settings.betas[0], settings.betas[1]),
-                eps: settings.eps,
-                weight_decay: settings.weight_decay,
-            },
-        )?;
-        if state.is_some() {
-            optimizer.load_state(&saved_moments)?;
+        let mut optimizer;
+        let ema;
+        {
+            let parameters = session.parameters.borrow();
+            if parameters.is_empty() {
+                return Err(Error::NothingTrains);
+            }
+            optimizer = Optimizer::new(&parameters, &settings)?;
+            let averages = resumed.map(|checkpoint| checkpoint.ema.clone()).unwrap_or_default();
+            ema = match settings.ema_decay {
+                0.0 => None,
+                decay => Some(Ema::new(decay, &parameters, averages)?),
+            };
         }
-        let ema = match settings.ema_decay {
-            0.0 => None,
-            decay => Some(Ema::new(decay, &parameters, saved_ema)?),
-        };
-        let streams = match &state {
-            Some(state) => Streams::restore(settings.seed, &state.streams),
-            None => Streams::new(settings.seed),
-        };
-        let place = state.as_ref().map_or_else(LoaderState::default, |state| state.loader);
-        let loader = Loader::new(dataset, place, settings.seed, settings.batch_size, workers)?;
-        let done = state.as_ref().map_or(0, |state| state.step);
-        let position = state.unwrap_or_else(|| State::new(0, place));
-        Ok(Self {
+        let mut position = (State::new(0, LoaderState::default()), Vec::new());
+        if let Some(checkpoint) = resumed {
+            optimizer.load_state(&checkpoint.moments)?;
+            stack.load_state(&session.scene(done, Phase::CHECKPOINT), &checkpoint.plugins)?;
+            // Preparing may have drawn numbers, as it did in the first session; the checkpoint knows what came after that.
+            session.streams.borrow_mut().continue_from(&checkpoint.state.streams);
+            position = (checkpoint.state.clone(), checkpoint.plugins.clone());
+        }
+        let overlay = session.overlay();
+        session.backbone.check_overlay(&overlay)?;
+        session.begin(stack);
+        session.step.set(done);
+        let loader = Loader::new(dataset, position.0.loader, settings.seed, settings.batch_size, workers)?;
+        let mut trainer = Self {
             weighting: weighting(&settings),
             rate: LearningRate {
                 base: settings.lr,
@@ -114,18 +91,19 @@ impl Trainer {
                 total_steps: settings.steps as usize,
                 final_ratio: settings.final_ratio,
             },
-            overlay: parameters.overlay(),
             session,
             settings,
-            parameters,
+            overlay,
             optimizer,
-            optimizer_vars,
             ema,
-            streams,
             loader,
             done,
             position,
-        })
+        };
+        if resumed.is_none() {
+            trainer.mark()?;
+        }
+        Ok(trainer)
     }
 
     /// Optimizer steps done.
@@ -133,21 +111,38 @@ impl Trainer {
         self.done
     }
 
+    /// The files that could not be read so far, with the reasons.
+    pub fn skipped_files(&self) -> Vec<(String, String)> {
+        self.loader.bad_items().map(|(name, reason)| (name.to_owned(), reason.to_owned())).collect()
+    }
+
     /// The trained stand-ins for backbone tensors: their averages where the run keeps them.
     pub fn best_overlay(&self) -> Overlay {
-        match &self.ema {
-            Some(ema) => {
-                let averages = ema.values();
-                self.overlay.iter().map(|(name, value)| (name.clone(), averages.get(name).unwrap_or(value).clone())).collect()
-            }
-            None => self.overlay.clone(),
-        }
+        let averages = self.ema.as_ref().map(Ema::values);
+        let best = |name: &String| averages.and_then(|averages| averages.get(name)).cloned();
+        self.overlay.iter().map(|(name, value)| (name.clone(), best(name).unwrap_or_else(|| value.clone()))).collect()
+    }
+
+    /// Does something with the averaged parameters in place, where the run keeps them; plugins see them too.
+    ///
+    /// # Errors
+    /// What `work` fails with; the trained values are back in any case.
+    pub fn with_averages<T>(&self, work: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
+        let Some(ema) = &self.ema else { return work(self) };
+        let parameters: Vec<_> = self.session.parameters.borrow().iter().cloned().collect();
+        let swapped = Swapped::new(&parameters, ema.values())?;
+        let result = work(self);
+        swapped.restore()?;
+        result
     }
 
     /// Remembers this place as the end of a whole step.
-    pub(super) fn mark(&mut self) {
-        self.position = State::new(self.done, self.loader.state());
-        self.position.streams = self.streams.state();
+    pub(super) fn mark(&mut self) -> Result<(), Error> {
+        let mut state = State::new(self.done, self.loader.state());
+        state.streams = self.session.streams.borrow().state();
+        let scene = self.session.scene(self.done, Phase::CHECKPOINT);
+        self.position = (state, self.session.stack()?.save_state(&scene)?);
+        Ok(())
     }
 
     /// Saves the last whole step in the run folder and gives the checkpoint's folder.
@@ -155,14 +150,47 @@ impl Trainer {
     /// # Errors
     /// Anything the disk refuses.
     pub fn checkpoint(&self, run: &Path) -> Result<PathBuf, Error> {
+        let (state, plugins) = self.position.clone();
         let checkpoint = Checkpoint {
-            state: self.position.clone(),
-            parameters: self.parameters.values(),
+            state,
+            plugins,
+            parameters: self.session.parameters.borrow().values(),
             moments: self.optimizer.state()?,
             ema: self.ema.as_ref().map(|ema| ema.values().clone()).unwrap_or_default(),
         };
         checkpoint.save(run)
     }
+}
+
+/// Everything before the first step or the first sample: the plugins' `trainable` and `prepare`, and all parameters, with their saved values.
+///
+/// # Errors
+/// A plugin that fails, a selection without a match, or saved values that no parameter takes.
+pub(super) fn prepare(session: &Session, stack: &mut Stack, trainable: Option<&[String]>, done: u64) -> Result<(), Error> {
+    let scene = session.scene(done, Phase::PREPARE);
+    let asked = stack.trainable(&scene)?;
+    stack.prepare(&scene)?;
+    select_parameters(session, trainable, asked.into_iter().flat_map(|(_, globs)| globs).collect())?;
+    stack.choose_layers(&scene, &super::services::layers(&session.backbone))?;
+    session.parameters.borrow().refuse_unclaimed()
+}
+
+/// Makes stand-ins for the backbone parameters that the run file and the plugins select.
+fn select_parameters(session: &Session, trainable: Option<&[String]>, mut asked: Vec<String>) -> Result<(), Error> {
+    let mut parameters = session.parameters.borrow_mut();
+    match trainable {
+        Some(selections) => asked.extend(selections.iter().cloned()),
+        None if asked.is_empty() && parameters.is_empty() => asked.push("all".to_owned()),
+        None => {}
+    }
+    let names: Vec<&str> = session.backbone.parameters().map(|(name, _)| name).collect();
+    let chosen = selection::select(&asked, &names)?;
+    for (name, frozen) in session.backbone.parameters() {
+        if chosen.contains(&name) && parameters.get(name).is_none() {
+            parameters.add(name.to_owned(), Owner::Backbone, true, frozen)?;
+        }
+    }
+    Ok(())
 }
 
 fn weighting(settings: &TrainSection) -> Option<Weighting> {

@@ -119,8 +119,8 @@ impl Dit {
                 }
                 _ => block.forward(&hidden, &conditioning, pass)?,
             }; // [B, T, D]
-            if let Some(residuals) = pass.residuals {
-                hidden = add_residual(&hidden, &residuals[index], index)?; // [B, T, D]
+            if let Some(residual) = pass.residuals.and_then(|residuals| residuals[index].as_ref()) {
+                hidden = add_residual(&hidden, residual, index)?; // [B, T, D]
             }
         }
 

@@ -295,7 +295,7 @@ fn inputs_that_do_not_fit_are_refused() {
     let run = |latents: &[usize], timesteps: &[f32], labels: &[i64], residuals: usize| {
         let device = &Device::Cpu;
         let residual = Tensor::zeros((1, 16, 16), DType::F32, device).unwrap();
-        let residuals = vec![residual; residuals];
+        let residuals = vec![Some(residual); residuals];
         let conditioning = Conditioning::classes(Tensor::new(labels, device).unwrap());
         let input = Input {
             latents: &Tensor::zeros(latents, DType::F32, device).unwrap(),

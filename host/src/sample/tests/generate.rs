@@ -222,7 +222,13 @@ impl SampleHooks for Context {
         Tensor::cat(&[latents, latents], 1)
     }
 
-    fn step(&mut self, moment: &Moment<'_>, latents: Tensor) -> TensorResult<Tensor> {
+    fn step(
+        &mut self,
+        moment: &Moment<'_>,
+        _: &Tensor,
+        _: &Tensor,
+        latents: Tensor,
+    ) -> TensorResult<Tensor> {
         self.calls
             .push((moment.index, moment.timestep, moment.images.start));
         Self::restore(&latents)

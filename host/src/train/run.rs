@@ -1,0 +1,278 @@
+//! A whole run: from a checked configuration to a run folder worth looking at.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use plugin_api::Phase;
+
+use crate::cancel::Cancel;
+use crate::config::{self, Effect, Resolved, RunFile, Trainable};
+use crate::data::{self, DataOptions, Dataset, transform};
+use crate::fs::Error as FileError;
+use crate::plugin::resolve as plugins;
+use crate::plugin::stack::Stack;
+use crate::pretrained::{self, Pretrained};
+use crate::random::Streams;
+use crate::report::Progress;
+use crate::report::summary::{Role, SampleGrid, Status};
+
+use super::checkpoint::{self, Checkpoint};
+use super::fit::{Ending, Records};
+use super::folder::{self, Existing, RUN_FILE};
+use super::story::Story;
+use super::{Drawing, Error, Facts, Parameters, Session, Trainer, Weights, draw_images, export};
+
+/// What to run. Everything in it has been checked without loading a weight or executing a plugin.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The configuration, with every setting of the plugins.
+    pub resolved: Resolved,
+    /// The plugins.
+    pub plan: plugins::Resolved,
+    /// What to do with a run folder that exists.
+    pub existing: Existing,
+    /// The command line, for the report.
+    pub command: String,
+}
+
+/// Trains, and leaves the run folder.
+///
+/// # Errors
+/// Whatever is wrong with the input, before anything is written; later, whatever fails, with everything up to the last good step saved.
+pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Error> {
+    let config = &job.resolved.config;
+    let folder = job.resolved.out();
+    let device = Device::Cpu;
+
+    folder::check(folder, job.existing)?;
+    if job.existing == Existing::Resume {
+        refuse_differences(folder, config)?;
+    }
+    let info = pretrained::inspect(config.backbone.path.as_deref())?;
+    let dataset = open_data(config, info.sample_size)?;
+    data::check_classes(&*dataset, info.num_classes)?;
+    if !dataset.size().is_multiple_of(info.patch_size) {
+        return Err(Error::Mismatch {
+            what: "image size",
+            expected: format!("multiples of its patch size {}", info.patch_size),
+            found: format!("{} pixels a side", dataset.size()),
+            way_out: "set data.size",
+        });
+    }
+    let start = Instant::now();
+    let model = pretrained::open(config.backbone.path.as_deref(), &device, config.backbone.dtype.into())?;
+    let resumed = match job.existing {
+        Existing::Resume => {
+            let newest = checkpoint::steps(folder).pop().unwrap_or_default();
+            Some(Checkpoint::load(&checkpoint::folder(folder, newest), &device)?)
+        }
+        _ => None,
+    };
+
+    folder::prepare(folder, job.existing)?;
+    job.resolved.write(&folder.join(RUN_FILE))?;
+    let mut story = Story::begin(job, &model.backbone, &*dataset, resumed.is_some())?;
+    story.wall("load", start.elapsed());
+    story.save(Status::Running)?;
+    let outcome = train(job, model, dataset, resumed, &mut story, progress, cancel);
+    story.finish(&outcome)?;
+    outcome
+}
+
+/// Everything from the first line of plugin code to the last sample.
+fn train(
+    job: &Job,
+    model: Pretrained,
+    dataset: Arc<dyn Dataset>,
+    resumed: Option<Checkpoint>,
+    story: &mut Story,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Ending, Error> {
+    let config = &job.resolved.config;
+    let folder = job.resolved.out();
+    let start = Instant::now();
+    let session = session(job, model, &*dataset, resumed.as_ref(), progress, cancel);
+    let done = resumed.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
+    let stack = Stack::load(&job.plan, &session.scene(done, Phase::BUILD))?;
+    let mut trainer = Trainer::new(
+        session.clone(),
+        stack,
+        config.train.clone(),
+        selections(&config.train.trainable).as_deref(),
+        dataset.clone(),
+        workers(config),
+        resumed.as_ref(),
+    )?;
+    story.wall("prepare", start.elapsed());
+    story.trainable(&session);
+    let mut records = Records::open(folder, trainer.done(), config.train.tensorboard)?;
+
+    let classes: Vec<u32> = (0..dataset.classes().len() as u32).collect();
+    let null = session.backbone.info().num_classes as u32;
+    let drawing = |label: &str| Drawing::new(&config.sample, &classes, null, label);
+    let grids = config.sample.count > 0;
+    if grids && trainer.done() == 0 {
+        let start = Instant::now();
+        let target = target_images(&*dataset, config.sample.count)?;
+        story.grid(&target, Role::Target, "target", "The data", &dataset.describe(), None)?;
+        let before = draw_images(&session, &Weights::Frozen, &drawing("samples before"))?;
+        let grid = story.grid(&before, Role::Before, "before", "Before: the pretrained model", &caption(config), Some(0))?;
+        records.image(0, "samples", &grid)?;
+        story.wall("sample", start.elapsed());
+    }
+    story.save(Status::Running)?;
+
+    let every = config.sample.every;
+    let start = Instant::now();
+    let ending = trainer.fit(folder, &mut records, progress, cancel, &mut |trainer, records| {
+        let step = trainer.done();
+        if grids && every > 0 && step.is_multiple_of(every) && step < config.train.steps {
+            let images = current_images(trainer, &drawing(&format!("samples at {step}")))?;
+            let (name, title) = (format!("step-{step:06}"), format!("After {step} steps"));
+            let grid = story.grid(&images, Role::Progress, &name, &title, &caption(config), Some(step))?;
+            records.image(step, "samples", &grid)?;
+        }
+        Ok(())
+    });
+    story.wall("train", start.elapsed());
+    story.progress(&trainer, &session)?;
+    let ending = ending?;
+    if let Ending::Finished = ending {
+        let step = trainer.done();
+        let start = Instant::now();
+        if grids {
+            let after = current_images(&trainer, &drawing("samples after"))?;
+            let title = format!("After {step} steps");
+            let grid = story.grid(&after, Role::After, "after", &title, &caption(config), Some(step))?;
+            records.image(step, "samples", &grid)?;
+        }
+        story.wall("sample", start.elapsed());
+        trainer.with_averages(|trainer| export::adapter(folder, &trainer.session, config.backbone.dtype.into()))?;
+    }
+    Ok(ending)
+}
+
+/// The session of a job, with what a checkpoint saved.
+fn session(
+    job: &Job,
+    model: Pretrained,
+    dataset: &dyn Dataset,
+    resumed: Option<&Checkpoint>,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Rc<Session> {
+    let train = &job.resolved.config.train;
+    let facts = Facts {
+        seed: train.seed,
+        steps: train.steps,
+        batch_size: train.batch_size,
+        accumulation: train.accumulation,
+        dataset_len: dataset.len(),
+        classes: dataset.classes().to_vec(),
+        plugins: job.plan.composition.plugins.iter().map(|member| member.id.clone()).collect(),
+        folder: Some(job.resolved.out().to_path_buf()),
+    };
+    let saved = resumed.map(|checkpoint| checkpoint.parameters.clone()).unwrap_or_default();
+    let streams = Streams::new(train.seed);
+    Rc::new(Session::new(model, facts, Parameters::new(saved), streams, progress.clone(), cancel.clone()))
+}
+
+/// The dataset that a configuration names, at its size or else the backbone's.
+///
+/// # Errors
+/// What is wrong with the data.
+fn open_data(config: &RunFile, backbone_size: usize) -> Result<Arc<dyn Dataset>, Error> {
+    let options = DataOptions {
+        size: config.data.size.unwrap_or(backbone_size),
+        flip: config.data.flip,
+        count: config.data.count,
+        seed: config.data.seed,
+        ..DataOptions::default()
+    };
+    Ok(Arc::from(data::open(&config.data.source, &options)?))
+}
+
+fn refuse_differences(folder: &Path, now: &RunFile) -> Result<(), Error> {
+    let stored = config::resolve(&config::Overrides { config: Some(folder.join(RUN_FILE)), ..Default::default() })?;
+    let differences: Vec<String> = config::compare(&stored.config, now)
+        .into_iter()
+        .filter(|difference| difference.effect != Effect::Harmless)
+        .map(|difference| difference.to_string())
+        .collect();
+    match differences.is_empty() {
+        true => Ok(()),
+        false => Err(Error::SettingsDiffer { path: folder.to_path_buf(), differences: differences.join("; ") }),
+    }
+}
+
+/// The run file's selection of trainable parameters; nothing for `auto`.
+pub(super) fn selections(trainable: &Trainable) -> Option<Vec<String>> {
+    let word = |word: &str| Some(vec![word.to_owned()]);
+    match trainable {
+        Trainable::Auto => None,
+        Trainable::All => word("all"),
+        Trainable::None => word("none"),
+        Trainable::Bias => word("bias"),
+        Trainable::Diffit => word("diffit"),
+        Trainable::Globs(globs) => Some(globs.clone()),
+    }
+}
+
+fn workers(config: &RunFile) -> usize {
+    match config.data.workers {
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
+        workers => workers,
+    }
+}
+
+/// The first images of the data, `[N, 3, H, W]`.
+fn target_images(dataset: &dyn Dataset, count: usize) -> Result<Tensor, Error> {
+    let size = dataset.size();
+    let readable = (0..dataset.len()).filter_map(|index| dataset.get(index).ok()).take(count);
+    let images = readable
+        .map(|item| Tensor::from_vec(item.image, (3, size, size), &Device::Cpu))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Tensor::stack(&images, 0)?)
+}
+
+/// Samples of the model as trained so far, averaged where the run keeps averages.
+fn current_images(trainer: &Trainer, drawing: &Drawing) -> Result<Tensor, Error> {
+    trainer.with_averages(|trainer| draw_images(&trainer.session, &Weights::Current(trainer.overlay.clone()), drawing))
+}
+
+fn caption(config: &RunFile) -> String {
+    let sample = &config.sample;
+    let guidance = if sample.domain_guidance { "domain guidance" } else { "guidance" };
+    format!("{}, {} steps, {guidance} {}, seeds from {}", sample.sampler, sample.steps, sample.guidance, sample.seed)
+}
+
+/// Writes a grid of images to a PNG and gives the file's bytes.
+///
+/// # Errors
+/// A disk that refuses.
+pub(super) fn write_grid(images: &Tensor, path: &Path) -> Result<Vec<u8>, Error> {
+    let images = images.to_dtype(DType::F32)?;
+    transform::save_grid(&images, &transform::GridOptions::default(), path)?;
+    std::fs::read(path).map_err(|error| FileError::io("read", path, error).into())
+}
+
+/// Where a run folder keeps a grid of this name, relative to it.
+pub(super) fn grid_file(name: &str) -> PathBuf {
+    Path::new("samples").join(format!("{name}.png"))
+}
+
+/// One grid for the report.
+pub(super) fn grid_entry(role: Role, name: &str, title: &str, caption: &str, step: Option<u64>, tile: usize) -> SampleGrid {
+    SampleGrid {
+        role,
+        title: title.to_owned(),
+        caption: caption.to_owned(),
+        file: grid_file(name),
+        step,
+        tile: tile as u32,
+    }
+}
