@@ -14,7 +14,10 @@ pub(super) fn export(batch: &Batch) -> plugin_api::Batch {
         bag.tensors.insert(name.clone(), tensor_ops::export(tensor));
     }
     for (name, value) in &batch.meta {
-        let list = value.starts_with('[').then(|| serde_json::from_str::<Vec<String>>(value).ok()).flatten();
+        let list = value
+            .starts_with('[')
+            .then(|| serde_json::from_str::<Vec<String>>(value).ok())
+            .flatten();
         match list {
             Some(list) => drop(bag.texts.insert(name.clone(), list)),
             None => drop(bag.meta.insert(name.clone(), value.clone())),
@@ -27,7 +30,9 @@ pub(super) fn export(batch: &Batch) -> plugin_api::Batch {
 pub(super) fn import(bag: &plugin_api::Batch) -> Result<Batch, Error> {
     let mut batch = Batch::default();
     for (name, tensor) in &bag.tensors {
-        batch.tensors.insert(name.clone(), tensor_ops::import(tensor)?);
+        batch
+            .tensors
+            .insert(name.clone(), tensor_ops::import(tensor)?);
     }
     batch.meta = bag.meta.clone();
     for (name, list) in &bag.texts {
@@ -46,7 +51,10 @@ mod tests {
     #[test]
     fn a_batch_comes_back_as_it_went() {
         let mut batch = Batch::default();
-        let images = Tensor::arange(0f32, 12.0, &Device::Cpu).unwrap().reshape((1, 3, 2, 2)).unwrap();
+        let images = Tensor::arange(0f32, 12.0, &Device::Cpu)
+            .unwrap()
+            .reshape((1, 3, 2, 2))
+            .unwrap();
         batch.tensors.insert("images".into(), images.clone());
         batch.meta.insert("names".into(), r#"["a\"b.png"]"#.into());
         batch.meta.insert("domain".into(), "clay".into());

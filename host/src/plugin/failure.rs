@@ -71,7 +71,9 @@ pub enum PluginError {
         reason: String,
     },
     /// The plugin asked the host for something that would call the same plugin.
-    #[error("plugin `{plugin}` would be called {moment} from inside one of its own hooks: it should ask for the frozen model there")]
+    #[error(
+        "plugin `{plugin}` would be called {moment} from inside one of its own hooks: it should ask for the frozen model there"
+    )]
     Reentrant {
         /// The plugin's name in this run.
         plugin: String,

@@ -72,7 +72,10 @@ unsafe impl Sync for Foreign {}
 
 impl std::fmt::Debug for Foreign {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Foreign").field("name", &self.name).field("slots", &self.slots).finish_non_exhaustive()
+        f.debug_struct("Foreign")
+            .field("name", &self.name)
+            .field("slots", &self.slots)
+            .finish_non_exhaustive()
     }
 }
 
@@ -105,7 +108,9 @@ impl Foreign {
         plugin.cross(scene, None, |host, failure| {
             // SAFETY: the table came out of a checked root module; settings and host are valid during the call, and the out
             // pointers are valid for writes.
-            unsafe { plugin.table.create()(RStr::from_str(&settings), host, &raw mut instance, failure) }
+            unsafe {
+                plugin.table.create()(RStr::from_str(&settings), host, &raw mut instance, failure)
+            }
         })?;
         plugin.instance = instance;
         Ok(plugin)
@@ -133,19 +138,29 @@ impl Foreign {
 
     /// How it failed, if it has; it is not called any more then.
     pub fn poisoned(&self) -> Option<String> {
-        self.poisoned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.poisoned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// How long it has worked at each slot.
     pub fn times(&self) -> BTreeMap<Slot, Timing> {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.times
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Calls a hook with its typed messages: `plugin.call::<plugin_api::slots::Batch>(scene, message)`.
     ///
     /// # Errors
     /// The plugin fails or panics, which ends its part in the run; it failed before; or one of its hooks is running already.
-    pub fn call<C: CallDef>(&self, scene: &Scene<'_>, message: C::In) -> Result<C::Out, PluginError> {
+    pub fn call<C: CallDef>(
+        &self,
+        scene: &Scene<'_>,
+        message: C::In,
+    ) -> Result<C::Out, PluginError> {
         let slot = Slot::from_code(C::SLOT.code);
         let _busy = self.admit(moment(scene, slot))?;
         let start = Instant::now();
@@ -168,7 +183,8 @@ impl Foreign {
             }
         });
         let answer = crossed.and_then(|in_host| {
-            let answer = C::Out::decode(reply).map_err(|error| self.failed(moment(scene, slot), error))?;
+            let answer =
+                C::Out::decode(reply).map_err(|error| self.failed(moment(scene, slot), error))?;
             Ok((answer, in_host))
         });
         let (answer, in_host) = answer.inspect_err(|error| self.poison(error))?;
@@ -276,7 +292,10 @@ impl Drop for Foreign {
         let status = unsafe { self.table.drop()(self.instance, &raw mut failure) };
         if status != Status::OK {
             let error = Error::from_failure(status, failure);
-            tracing::warn!(plugin = self.name.as_str(), "the plugin failed as it was dropped: {error}");
+            tracing::warn!(
+                plugin = self.name.as_str(),
+                "the plugin failed as it was dropped: {error}"
+            );
         }
     }
 }

@@ -18,7 +18,11 @@ pub fn live_handles() -> usize {
 /// A new handle, one strong reference, to a tensor.
 pub(super) fn new_handle(tensor: Tensor) -> RawTensor {
     LIVE.fetch_add(1, Ordering::Relaxed);
-    RawTensor(Box::into_raw(Box::new(tensor)).cast::<c_void>().cast_const())
+    RawTensor(
+        Box::into_raw(Box::new(tensor))
+            .cast::<c_void>()
+            .cast_const(),
+    )
 }
 
 /// The tensor behind a handle.
@@ -45,8 +49,13 @@ static DEVICES: Mutex<Vec<&'static Device>> = Mutex::new(Vec::new());
 
 /// The handle of a device, valid for the whole process.
 pub(super) fn device_handle(device: &Device) -> RawDevice {
-    let mut devices = DEVICES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let known = devices.iter().copied().find(|known| known.same_device(device));
+    let mut devices = DEVICES
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let known = devices
+        .iter()
+        .copied()
+        .find(|known| known.same_device(device));
     let device: &'static Device = known.unwrap_or_else(|| {
         let leaked = Box::leak(Box::new(device.clone()));
         devices.push(leaked);

@@ -53,9 +53,13 @@ pub fn list(search: &Search) -> Listing {
 fn entry(found: Found) -> Option<Entry> {
     let read = preflight::read(&found.path);
     let problem = match &read {
-        Err(preflight::Error::NotAPlugin { .. } | preflight::Error::NotALibrary { .. }) => return None,
+        Err(preflight::Error::NotAPlugin { .. } | preflight::Error::NotALibrary { .. }) => {
+            return None;
+        }
         Err(error) => Some(error.to_string()),
-        Ok(checked) => manifest::suits_this_host(&checked.manifest).err().map(|error| error.to_string()),
+        Ok(checked) => manifest::suits_this_host(&checked.manifest)
+            .err()
+            .map(|error| error.to_string()),
     };
     let manifest = read.ok().map(|checked| checked.manifest);
     Some(Entry {
@@ -150,14 +154,28 @@ fn inspection(found: Found, checked: Checked) -> Inspection {
             does: slot.map(|slot| slot.does().to_owned()),
         }
     });
-    let properties = manifest.settings.get("properties").and_then(Value::as_object);
-    let settings = properties.into_iter().flatten().map(|(key, schema)| Setting {
-        key: key.clone(),
-        takes: settings::in_words(schema),
-        choices: schema.get("enum").and_then(Value::as_array).cloned().unwrap_or_default(),
-        default: schema.get("default").cloned(),
-        help: schema.get("description").and_then(Value::as_str).unwrap_or_default().to_owned(),
-    });
+    let properties = manifest
+        .settings
+        .get("properties")
+        .and_then(Value::as_object);
+    let settings = properties
+        .into_iter()
+        .flatten()
+        .map(|(key, schema)| Setting {
+            key: key.clone(),
+            takes: settings::in_words(schema),
+            choices: schema
+                .get("enum")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default(),
+            default: schema.get("default").cloned(),
+            help: schema
+                .get("description")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned(),
+        });
     Inspection {
         path: checked.path,
         origin: found.origin,
@@ -166,7 +184,9 @@ fn inspection(found: Found, checked: Checked) -> Inspection {
         sha256: checked.sha256,
         slots: slots.collect(),
         settings: settings.collect(),
-        problem: manifest::suits_this_host(&manifest).err().map(|error| error.to_string()),
+        problem: manifest::suits_this_host(&manifest)
+            .err()
+            .map(|error| error.to_string()),
         manifest,
     }
 }

@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use abi_stable::StableAbi;
-use abi_stable::abi_stability::abi_checking::{CheckingGlobals, check_layout_compatibility_with_globals};
+use abi_stable::abi_stability::abi_checking::{
+    CheckingGlobals, check_layout_compatibility_with_globals,
+};
 use abi_stable::library::{AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use abi_stable::type_layout::TypeLayout;
 use plugin_api::abi::PluginModuleRef;
@@ -96,7 +98,9 @@ impl Loaded {
 
 impl std::fmt::Debug for Loaded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loaded").field("manifest", &self.manifest).finish_non_exhaustive()
+        f.debug_struct("Loaded")
+            .field("manifest", &self.manifest)
+            .finish_non_exhaustive()
     }
 }
 
@@ -113,7 +117,9 @@ pub fn load(checked: &Checked) -> Result<Loaded, Error> {
         id: checked.manifest.id.clone(),
         reason,
     };
-    let header: &'static LibHeader = header.upgrade().map_err(|error| refused(error.to_string()))?;
+    let header: &'static LibHeader = header
+        .upgrade()
+        .map_err(|error| refused(error.to_string()))?;
     check_layout(checked, header)?;
     // SAFETY: `PluginModuleRef` is what the root module of a plugin is; the layout check just above found the library's
     // description of that type compatible with ours, in one direction at least, and prefix types make both directions safe:
@@ -153,7 +159,8 @@ fn open(path: &Path) -> Result<AbiHeaderRef, Error> {
     let library = Box::leak(Box::new(library));
     // SAFETY: a library that exports this name does so through `export_plugin!`, which defines it as a static `LibHeader`,
     // whose first field is the `AbiHeader` that `AbiHeaderRef` points at; a symbol's value is the address of that static.
-    let symbol = unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) };
+    let symbol =
+        unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) };
     match symbol {
         Ok(symbol) => Ok(*symbol),
         Err(error) => Err(Error::NoRootModule {

@@ -111,7 +111,10 @@ pub(super) mod tests {
     #[test]
     fn a_plugin_for_a_newer_host_is_refused_with_both_versions() {
         let mut newer = manifest("x", &[]);
-        newer.needs = AbiVersion { major: 1, minor: HOST_ABI.minor + 7 };
+        newer.needs = AbiVersion {
+            major: 1,
+            minor: HOST_ABI.minor + 7,
+        };
         let error = suits_this_host(&newer).unwrap_err().to_string();
         let expected = format!(
             "plugin `x` needs host ABI 1.{}, this host offers 1.{}: update the host or use an older build of the plugin",
@@ -126,7 +129,10 @@ pub(super) mod tests {
     #[test]
     fn what_a_plugin_was_built_with_does_not_matter_only_what_it_needs() {
         let mut newer = manifest("x", &[]);
-        newer.abi = AbiVersion { major: 1, minor: HOST_ABI.minor + 7 };
+        newer.abi = AbiVersion {
+            major: 1,
+            minor: HOST_ABI.minor + 7,
+        };
         suits_this_host(&newer).unwrap();
     }
 
@@ -135,7 +141,10 @@ pub(super) mod tests {
         let mut aborts = manifest("x", &[]);
         aborts.panic = "abort".into();
         let error = suits_this_host(&aborts).unwrap_err().to_string();
-        assert!(error.contains("build it with `panic = \"unwind\"`"), "{error}");
+        assert!(
+            error.contains("build it with `panic = \"unwind\"`"),
+            "{error}"
+        );
     }
 
     #[test]

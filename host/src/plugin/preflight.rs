@@ -144,7 +144,8 @@ pub fn read(path: &Path) -> Result<Checked, Error> {
     let path = path.canonicalize().map_err(unreadable)?;
     refuse_world_writable(&path)?;
     let bytes = fs::read(&path).map_err(unreadable)?;
-    let section = manifest_section(&path, &bytes)?.ok_or_else(|| Error::NotAPlugin { path: path.clone() })?;
+    let section =
+        manifest_section(&path, &bytes)?.ok_or_else(|| Error::NotAPlugin { path: path.clone() })?;
     let manifest = manifest::parse(section).map_err(|source| Error::Manifest {
         path: path.clone(),
         source,

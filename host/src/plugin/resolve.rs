@@ -137,9 +137,9 @@ pub fn resolve(search: &Search, requests: &[Request]) -> Result<Resolved, Error>
 fn refuse_duplicates(files: &[(Found, Checked)]) -> Result<(), Error> {
     for (index, (_, second)) in files.iter().enumerate() {
         // Equal bytes at two paths are one plugin.
-        let other = files[..index]
-            .iter()
-            .find(|(_, first)| first.manifest.id == second.manifest.id && first.sha256 != second.sha256);
+        let other = files[..index].iter().find(|(_, first)| {
+            first.manifest.id == second.manifest.id && first.sha256 != second.sha256
+        });
         if let Some((_, first)) = other {
             return Err(Error::DuplicateId {
                 id: second.manifest.id.clone(),
@@ -155,7 +155,13 @@ fn notes_on(found: &Found, checked: &Checked) -> Vec<String> {
     let mut notes: Vec<String> = found
         .shadowed
         .iter()
-        .map(|other| format!("{} is shadowed by {}", other.display(), found.path.display()))
+        .map(|other| {
+            format!(
+                "{} is shadowed by {}",
+                other.display(),
+                found.path.display()
+            )
+        })
         .collect();
     if found.name != checked.manifest.id.replace('-', "_") {
         notes.push(format!(

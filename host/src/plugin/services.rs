@@ -136,7 +136,11 @@ macro_rules! services {
 }
 
 fn not_now(caller: &Caller<'_>, service: &str) -> Error {
-    let when = caller.slot.map_or("while the plugin is built".to_owned(), |slot| format!("in `{slot}`"));
+    let when = caller
+        .slot
+        .map_or("while the plugin is built".to_owned(), |slot| {
+            format!("in `{slot}`")
+        });
     Error::msg(format!("the host does not offer `{service}` {when}"))
 }
 

@@ -22,7 +22,11 @@ pub struct Error {
 ///
 /// # Errors
 /// Every key that is unknown, of the wrong type, out of range, or missing.
-pub fn resolve(plugin: &str, schema: &Value, given: &Map<String, Value>) -> Result<Map<String, Value>, Error> {
+pub fn resolve(
+    plugin: &str,
+    schema: &Value,
+    given: &Map<String, Value>,
+) -> Result<Map<String, Value>, Error> {
     let refused = |problems| Error {
         plugin: plugin.to_owned(),
         problems,
@@ -48,7 +52,9 @@ fn insert(into: &mut Map<String, Value>, key: &str, value: Value) {
         into.insert(key.to_owned(), value);
         return;
     };
-    let inner = into.entry(first).or_insert_with(|| Value::Object(Map::new()));
+    let inner = into
+        .entry(first)
+        .or_insert_with(|| Value::Object(Map::new()));
     match inner {
         Value::Object(inner) => insert(inner, rest, value),
         // The table is hidden behind a plain value; under its whole path the key is unknown, which is what to tell.
@@ -59,7 +65,11 @@ fn insert(into: &mut Map<String, Value>, key: &str, value: Value) {
 /// The schema of an optional setting without the `null` that stands for its absence.
 fn inner(schema: &Value) -> &Value {
     let options = schema.get("anyOf").and_then(Value::as_array);
-    let real = options.and_then(|options| options.iter().find(|option| type_of(option) != Some("null")));
+    let real = options.and_then(|options| {
+        options
+            .iter()
+            .find(|option| type_of(option) != Some("null"))
+    });
     real.unwrap_or(schema)
 }
 
@@ -72,9 +82,14 @@ fn typed(schema: &Value, given: &Value) -> Value {
     let schema = inner(schema);
     match (type_of(schema), given) {
         (Some("object"), Value::Object(given)) => {
-            let property = |key: &str| schema.get("properties").and_then(|properties| properties.get(key));
+            let property = |key: &str| {
+                schema
+                    .get("properties")
+                    .and_then(|properties| properties.get(key))
+            };
             let values = given.iter().map(|(key, value)| {
-                let value = property(key).map_or_else(|| value.clone(), |property| read(property, value));
+                let value =
+                    property(key).map_or_else(|| value.clone(), |property| read(property, value));
                 (key.clone(), value)
             });
             Value::Object(values.collect())
@@ -84,7 +99,16 @@ fn typed(schema: &Value, given: &Value) -> Value {
             items.iter().map(|value| typed(item, value)).collect()
         }
         (Some(wanted), Value::String(text)) if wanted != "string" => from_text(wanted, text)
-            .map_or_else(|| given.clone(), |value| if value.is_string() { value } else { typed(schema, &value) }),
+            .map_or_else(
+                || given.clone(),
+                |value| {
+                    if value.is_string() {
+                        value
+                    } else {
+                        typed(schema, &value)
+                    }
+                },
+            ),
         _ => given.clone(),
     }
 }
@@ -101,12 +125,24 @@ fn read(property: &Value, value: &Value) -> Value {
 fn from_text(wanted: &str, text: &str) -> Option<Value> {
     let text = text.trim();
     match wanted {
-        "integer" => text.parse::<i64>().map(Value::from).or_else(|_| text.parse::<u64>().map(Value::from)).ok(),
-        "number" => text.parse::<f64>().ok().filter(|number| number.is_finite()).map(Value::from),
+        "integer" => text
+            .parse::<i64>()
+            .map(Value::from)
+            .or_else(|_| text.parse::<u64>().map(Value::from))
+            .ok(),
+        "number" => text
+            .parse::<f64>()
+            .ok()
+            .filter(|number| number.is_finite())
+            .map(Value::from),
         "boolean" => text.parse::<bool>().ok().map(Value::from),
         "array" if text.starts_with('[') => serde_json::from_str(text).ok().filter(Value::is_array),
         "array" if text.is_empty() => Some(Value::Array(Vec::new())),
-        "array" => Some(text.split(',').map(|item| Value::from(item.trim())).collect()),
+        "array" => Some(
+            text.split(',')
+                .map(|item| Value::from(item.trim()))
+                .collect(),
+        ),
         "object" => serde_json::from_str(text).ok().filter(Value::is_object),
         _ => None,
     }
@@ -131,7 +167,10 @@ pub fn in_words(schema: &Value) -> String {
     let high = bound("maximum")
         .map(|high| format!("at most {high}"))
         .or_else(|| bound("exclusiveMaximum").map(|high| format!("below {high}")));
-    let parts: Vec<String> = [Some(name.to_owned()), low, high].into_iter().flatten().collect();
+    let parts: Vec<String> = [Some(name.to_owned()), low, high]
+        .into_iter()
+        .flatten()
+        .collect();
     parts.join(", ")
 }
 
@@ -160,7 +199,9 @@ mod tests {
 
     fn check(given: Value) -> Result<Value, String> {
         let resolved = resolve("p", &schema(), given.as_object().unwrap());
-        resolved.map(Value::Object).map_err(|error| error.to_string())
+        resolved
+            .map(Value::Object)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -184,24 +225,39 @@ mod tests {
         assert_eq!(check(text).unwrap(), typed);
         assert_eq!(check(typed.clone()).unwrap(), typed);
         assert_eq!(check(json!({"cap": "none"})).unwrap()["cap"], Value::Null);
-        assert_eq!(check(json!({"betas": "0.1,0.2"})).unwrap()["betas"], json!([0.1, 0.2]));
+        assert_eq!(
+            check(json!({"betas": "0.1,0.2"})).unwrap()["betas"],
+            json!([0.1, 0.2])
+        );
     }
 
     #[test]
     fn every_refusal_names_the_plugin_the_key_and_what_would_do() {
         for (given, parts) in [
-            (json!({"cuont": 3}), ["p: unknown setting `cuont`", "did you mean `count`?"]),
+            (
+                json!({"cuont": 3}),
+                ["p: unknown setting `cuont`", "did you mean `count`?"],
+            ),
             (json!({"count": "many"}), ["`count`", "whole number"]),
             (json!({"count": 0}), ["`count`", "at least 1"]),
             (json!({"ratio": "1.5"}), ["`ratio`", "1.5"]),
             (json!({"ratio": "nan"}), ["`ratio`", "number"]),
-            (json!({"mode": "weigthing"}), ["sampling, weighting", "did you mean `weighting`?"]),
+            (
+                json!({"mode": "weigthing"}),
+                ["sampling, weighting", "did you mean `weighting`?"],
+            ),
             (json!({"betas": [0.5, 1]}), ["`betas[1]`", "got 1"]),
-            (json!({"memory.rwos": 1}), ["`memory.rwos`", "did you mean `rows`?"]),
+            (
+                json!({"memory.rwos": 1}),
+                ["`memory.rwos`", "did you mean `rows`?"],
+            ),
             (json!({"count.x": 1, "count": 2}), ["`count", ""]),
         ] {
             let error = check(given.clone()).unwrap_err();
-            assert!(parts.iter().all(|part| error.contains(part)), "{given}: {error}");
+            assert!(
+                parts.iter().all(|part| error.contains(part)),
+                "{given}: {error}"
+            );
         }
     }
 

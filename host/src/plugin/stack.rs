@@ -89,7 +89,13 @@ impl Stack {
                 Some(code) => code.clone(),
                 None => load::load(&plugin.checked)?,
             };
-            plugins.push(Foreign::create(&code, &member.name, &member.slots, &plugin.settings, scene)?);
+            plugins.push(Foreign::create(
+                &code,
+                &member.name,
+                &member.slots,
+                &plugin.settings,
+                scene,
+            )?);
             loaded.insert(path, code);
         }
         Ok(Self::new(resolved.composition.clone(), plugins))
@@ -99,8 +105,14 @@ impl Stack {
     ///
     /// # Errors
     /// The plugins do not compose, or one refuses its settings.
-    pub fn linked(plugins: &[(Loaded, Map<String, Value>)], scene: &Scene<'_>) -> Result<Self, Error> {
-        let choices: Vec<Choice> = plugins.iter().map(|(code, _)| Choice::new(code.manifest().clone())).collect();
+    pub fn linked(
+        plugins: &[(Loaded, Map<String, Value>)],
+        scene: &Scene<'_>,
+    ) -> Result<Self, Error> {
+        let choices: Vec<Choice> = plugins
+            .iter()
+            .map(|(code, _)| Choice::new(code.manifest().clone()))
+            .collect();
         Self::composed(plugins, &choices, scene)
     }
 
@@ -117,7 +129,13 @@ impl Stack {
         let mut instances = Vec::new();
         for member in &composition.plugins {
             let (code, settings) = &plugins[member.chosen];
-            instances.push(Foreign::create(code, &member.name, &member.slots, settings, scene)?);
+            instances.push(Foreign::create(
+                code,
+                &member.name,
+                &member.slots,
+                settings,
+                scene,
+            )?);
         }
         Ok(Self::new(composition, instances))
     }
@@ -156,14 +174,25 @@ impl Stack {
     pub fn times(&self) -> Vec<PluginTime> {
         let of = |plugin: &Foreign| {
             let name = plugin.name().to_owned();
-            plugin.times().into_iter().map(move |(slot, timing)| PluginTime { plugin: name.clone(), slot, timing })
+            plugin
+                .times()
+                .into_iter()
+                .map(move |(slot, timing)| PluginTime {
+                    plugin: name.clone(),
+                    slot,
+                    timing,
+                })
         };
         self.plugins.iter().flat_map(of).collect()
     }
 
     /// The plugins of a slot, in calling order.
     fn at(&self, slot: Slot) -> impl Iterator<Item = &Foreign> {
-        self.at.get(&slot).into_iter().flatten().map(|&index| &self.plugins[index])
+        self.at
+            .get(&slot)
+            .into_iter()
+            .flatten()
+            .map(|&index| &self.plugins[index])
     }
 
     /// The plugin of an exclusive slot.
@@ -177,7 +206,12 @@ impl Stack {
     /// A plugin fails.
     pub fn trainable(&self, scene: &Scene<'_>) -> Result<Vec<(String, Vec<String>)>, PluginError> {
         self.at(Slot::Trainable)
-            .map(|plugin| Ok((plugin.name().to_owned(), plugin.call::<calls::Trainable>(scene, NoIn {})?.globs)))
+            .map(|plugin| {
+                Ok((
+                    plugin.name().to_owned(),
+                    plugin.call::<calls::Trainable>(scene, NoIn {})?.globs,
+                ))
+            })
             .collect()
     }
 

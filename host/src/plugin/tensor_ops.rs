@@ -16,7 +16,9 @@ use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RVec;
 use candle_core::{DType, Device, Tensor};
 use plugin_api::Error;
-use plugin_api::abi::{Failure, OpArgs, RawDevice, RawTensor, Status, TensorOps, TensorOpsRef, report};
+use plugin_api::abi::{
+    Failure, OpArgs, RawDevice, RawTensor, Status, TensorOps, TensorOpsRef, report,
+};
 use plugin_api::ops::Op;
 
 use self::args::Call;
@@ -104,13 +106,18 @@ unsafe extern "C" fn from_host(
             let shape = slice(shape, rank);
             let device = handle::device(device).unwrap_or(&Device::Cpu);
             let dtype = handle::dtype_from_abi(dtype).ok_or_else(|| no_dtype(dtype))?;
-            let elements: Option<usize> = shape.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
+            let elements: Option<usize> = shape
+                .iter()
+                .try_fold(1usize, |count, &dim| count.checked_mul(dim));
             let needed = elements.and_then(|count| count.checked_mul(dtype.size_in_bytes()));
             if needed != Some(bytes.len()) {
                 let (got, name) = (bytes.len(), dtype.as_str());
-                return Err(args::invalid(format!("{got} bytes do not fill shape {shape:?} of {name}")));
+                return Err(args::invalid(format!(
+                    "{got} bytes do not fill shape {shape:?} of {name}"
+                )));
             }
-            Tensor::from_raw_buffer(bytes, dtype, shape, device).map_err(|error| args::failed("from_host", &error))
+            Tensor::from_raw_buffer(bytes, dtype, shape, device)
+                .map_err(|error| args::failed("from_host", &error))
         })
     }
 }
@@ -186,7 +193,11 @@ fn run(call: &Call<'_>) -> Result<Tensor, Error> {
 ///
 /// # Safety
 /// Both pointers are valid for writes.
-unsafe fn answer(out: *mut RawTensor, failure: *mut Failure, work: impl FnOnce() -> Result<Tensor, Error>) -> Status {
+unsafe fn answer(
+    out: *mut RawTensor,
+    failure: *mut Failure,
+    work: impl FnOnce() -> Result<Tensor, Error>,
+) -> Status {
     // SAFETY: by this function's contract.
     match report(unsafe { &mut *failure }, work) {
         Ok(tensor) => {
@@ -218,7 +229,11 @@ fn no_dtype(dtype: plugin_api::DType) -> Error {
 fn to_bytes(tensor: &Tensor, dtype: DType) -> candle_core::Result<Vec<u8>> {
     macro_rules! bytes {
         ($flat:ident, $ty:ty) => {
-            $flat.to_vec1::<$ty>()?.into_iter().flat_map(<$ty>::to_ne_bytes).collect()
+            $flat
+                .to_vec1::<$ty>()?
+                .into_iter()
+                .flat_map(<$ty>::to_ne_bytes)
+                .collect()
         };
     }
     let flat = tensor.detach().to_dtype(dtype)?.flatten_all()?;

@@ -13,7 +13,10 @@ use plugin_api::message::Message;
 use plugin_api::services as api;
 use plugin_api::services::{Service, ServiceDef, TensorOut};
 
-use super::{Answer, CacheFolder, Caller, Draw, Formula, Init, ParameterRequest, SampleRequest, Services, log};
+use super::{
+    Answer, CacheFolder, Caller, Draw, Formula, Init, ParameterRequest, SampleRequest, Services,
+    log,
+};
 use crate::plugin::bag;
 use crate::plugin::tensor_ops::{export, import};
 
@@ -50,8 +53,14 @@ unsafe extern "C" fn call(
 ) -> Status {
     // SAFETY: by the table's contract `context` is the one the host passed to the hook that runs, so it points at a `Context`
     // that lives on the host's stack until that hook returns; `request` is given away; the others are valid for writes.
-    let (context, request, reply, failure) =
-        unsafe { (&*context.cast::<Context<'_>>(), request.read(), &mut *reply, &mut *failure) };
+    let (context, request, reply, failure) = unsafe {
+        (
+            &*context.cast::<Context<'_>>(),
+            request.read(),
+            &mut *reply,
+            &mut *failure,
+        )
+    };
     let start = Instant::now();
     let answered = report(failure, || answer(context, service, request));
     context.in_host.set(context.in_host.get() + start.elapsed());
@@ -65,16 +74,25 @@ unsafe extern "C" fn call(
 }
 
 /// Decodes, asks, encodes.
-fn serve<S: ServiceDef>(request: Packet, work: impl FnOnce(S::In) -> Answer<S::Out>) -> Answer<Packet> {
+fn serve<S: ServiceDef>(
+    request: Packet,
+    work: impl FnOnce(S::In) -> Answer<S::Out>,
+) -> Answer<Packet> {
     Ok(work(S::In::decode(request)?)?.encode())
 }
 
 fn tensor(tensor: Tensor) -> TensorOut {
-    TensorOut { tensor: export(&tensor) }
+    TensorOut {
+        tensor: export(&tensor),
+    }
 }
 
 fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
-    let Context { caller, services: host, .. } = context;
+    let Context {
+        caller,
+        services: host,
+        ..
+    } = context;
     macro_rules! services {
         ($($marker:ident($message:ident) => $answer:expr;)*) => {
             $(if code == <api::$marker as ServiceDef>::SERVICE.code {
@@ -142,7 +160,11 @@ fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
         Adapter(asked) => done(host.adapter(caller, &asked.format, &asked.config, &asked.names)?);
         Stop(asked) => done(host.stop(caller, &asked.reason)?);
     }
-    Err(Error::Unsupported { who: "host".into(), what: format!("service {code}"), revision: 1 })
+    Err(Error::Unsupported {
+        who: "host".into(),
+        what: format!("service {code}"),
+        revision: 1,
+    })
 }
 
 fn done((): ()) -> api::Nothing {
@@ -164,10 +186,17 @@ fn sample_request(asked: api::SampleIn) -> Answer<SampleRequest> {
         ("captions", asked.captions.as_ref().map(Vec::len)),
     ] {
         if let Some(given) = given.filter(|&given| given != asked.count) {
-            return Err(Error::msg(format!("{given} {what} for {} pictures", asked.count)));
+            return Err(Error::msg(format!(
+                "{given} {what} for {} pictures",
+                asked.count
+            )));
         }
     }
-    for (what, number) in [("pictures", asked.count), ("pictures at a time", asked.batch_size), ("steps", asked.steps)] {
+    for (what, number) in [
+        ("pictures", asked.count),
+        ("pictures at a time", asked.batch_size),
+        ("steps", asked.steps),
+    ] {
         if number == 0 {
             return Err(Error::msg(format!("sampling needs more than 0 {what}")));
         }
@@ -191,8 +220,12 @@ fn sample_request(asked: api::SampleIn) -> Answer<SampleRequest> {
 
 fn folder(folder: CacheFolder) -> Answer<api::CacheOut> {
     let path = folder.path.into_os_string().into_string();
-    let path = path.map_err(|path| Error::msg(format!("the cache folder {} is not UTF-8", path.display())))?;
-    Ok(api::CacheOut { path, complete: folder.complete })
+    let path = path
+        .map_err(|path| Error::msg(format!("the cache folder {} is not UTF-8", path.display())))?;
+    Ok(api::CacheOut {
+        path,
+        complete: folder.complete,
+    })
 }
 
 fn formula(context: &Context<'_>, which: Formula, asked: &api::ProcessIn) -> Answer<TensorOut> {
@@ -201,5 +234,11 @@ fn formula(context: &Context<'_>, which: Formula, asked: &api::ProcessIn) -> Ans
         None => Err(Error::msg("the formula needs two tensors")),
     };
     let (a, b, timesteps) = (part(&asked.a)?, part(&asked.b)?, import(&asked.timesteps)?);
-    Ok(tensor(context.services.formula(&context.caller, which, &a, &b, &timesteps)?))
+    Ok(tensor(context.services.formula(
+        &context.caller,
+        which,
+        &a,
+        &b,
+        &timesteps,
+    )?))
 }

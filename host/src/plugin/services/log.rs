@@ -48,7 +48,11 @@ fn once<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
 /// The target of every plugin line, so that `HOST_LOG=plugin=debug` and the like select them.
 const TARGET: &str = "plugin";
 
-pub(super) unsafe extern "C" fn log_enabled(level: LogLevel, _plugin: RStr<'_>, _target: RStr<'_>) -> bool {
+pub(super) unsafe extern "C" fn log_enabled(
+    level: LogLevel,
+    _plugin: RStr<'_>,
+    _target: RStr<'_>,
+) -> bool {
     once(false, || match level {
         LogLevel::ERROR => tracing::enabled!(target: TARGET, tracing::Level::ERROR),
         LogLevel::WARN => tracing::enabled!(target: TARGET, tracing::Level::WARN),

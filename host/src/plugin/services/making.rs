@@ -44,7 +44,11 @@ impl Init {
     pub(super) fn decode(message: InitMessage) -> Answer<Self> {
         let kind = message.kind.clone();
         let init = message.decode_init();
-        let init = init.ok_or_else(|| Error::msg(format!("unknown initialisation `{kind}`, or wrong numbers for it")))?;
+        let init = init.ok_or_else(|| {
+            Error::msg(format!(
+                "unknown initialisation `{kind}`, or wrong numbers for it"
+            ))
+        })?;
         Ok(match init {
             plugin_api::Init::Zeros => Init::Zeros,
             plugin_api::Init::Ones => Init::Ones,
@@ -75,9 +79,16 @@ impl Init {
                 stream.uniform(shape, device)?.affine(2.0 * bound, -bound)
             }
             Init::Value(value) if value.dims() != shape => {
-                candle_core::bail!("the values are of shape {:?}, the parameter of {shape:?}", value.dims())
+                candle_core::bail!(
+                    "the values are of shape {:?}, the parameter of {shape:?}",
+                    value.dims()
+                )
             }
-            Init::Value(value) => value.detach().to_dtype(DType::F32)?.to_device(device)?.copy(),
+            Init::Value(value) => value
+                .detach()
+                .to_dtype(DType::F32)?
+                .to_device(device)?
+                .copy(),
         }
     }
 }
@@ -114,7 +125,8 @@ impl Draw {
     pub(super) fn decode(kind: &str, a: f64, b: f64) -> Answer<Self> {
         let whole = |bound: f64| {
             let fits = bound.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&bound);
-            fits.then_some(bound as u32).ok_or_else(|| Error::msg(format!("{bound} is no bound for whole numbers")))
+            fits.then_some(bound as u32)
+                .ok_or_else(|| Error::msg(format!("{bound} is no bound for whole numbers")))
         };
         match kind {
             "normal" => Ok(Draw::Normal { mean: a, std: b }),
@@ -127,7 +139,9 @@ impl Draw {
                 Ok(Draw::Integers { low, high })
             }
             "permutation" => Ok(Draw::Permutation),
-            other => Err(Error::msg(format!("the host has no random numbers of kind `{other}`"))),
+            other => Err(Error::msg(format!(
+                "the host has no random numbers of kind `{other}`"
+            ))),
         }
     }
 
@@ -141,8 +155,9 @@ impl Draw {
             Draw::Uniform { low, high } => scaled(stream.uniform(shape, device)?, high - low, low),
             Draw::Integers { low, high } => {
                 let range = (high - low) as usize;
-                let draws: Vec<u32> =
-                    (0..shape.iter().product()).map(|_| low + stream.below(range) as u32).collect();
+                let draws: Vec<u32> = (0..shape.iter().product())
+                    .map(|_| low + stream.below(range) as u32)
+                    .collect();
                 Tensor::from_vec(draws, shape, device)
             }
             Draw::Permutation => {
@@ -161,7 +176,11 @@ impl Draw {
 
 /// `x * scale + shift`, and exactly `x` where that is what is asked for.
 fn scaled(x: Tensor, scale: f64, shift: f64) -> Result<Tensor> {
-    if scale == 1.0 && shift == 0.0 { Ok(x) } else { x.affine(scale, shift) }
+    if scale == 1.0 && shift == 0.0 {
+        Ok(x)
+    } else {
+        x.affine(scale, shift)
+    }
 }
 
 #[cfg(test)]
@@ -179,13 +198,20 @@ mod tests {
         let values = init.make(&[64, 16], &mut stream(), &Device::Cpu).unwrap();
         let values = values.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let bound = (6.0f32 / (6.0 * 16.0)).sqrt();
-        let largest = values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
-        assert!(largest <= bound && largest > 0.98 * bound, "{largest} against {bound}");
+        let largest = values
+            .iter()
+            .fold(0f32, |largest, value| largest.max(value.abs()));
+        assert!(
+            largest <= bound && largest > 0.98 * bound,
+            "{largest} against {bound}"
+        );
     }
 
     #[test]
     fn a_permutation_holds_every_number_once() {
-        let drawn = Draw::Permutation.take(&[50], &mut stream(), &Device::Cpu).unwrap();
+        let drawn = Draw::Permutation
+            .take(&[50], &mut stream(), &Device::Cpu)
+            .unwrap();
         let mut numbers = drawn.to_vec1::<u32>().unwrap();
         assert_ne!(numbers, (0..50).collect::<Vec<_>>());
         numbers.sort_unstable();
@@ -203,7 +229,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_drawn_is_refused() {
-        for (kind, a, b) in [("integers", 3.0, 3.0), ("integers", 0.5, 3.0), ("integers", -1.0, 3.0), ("poisson", 0.0, 1.0)] {
+        for (kind, a, b) in [
+            ("integers", 3.0, 3.0),
+            ("integers", 0.5, 3.0),
+            ("integers", -1.0, 3.0),
+            ("poisson", 0.0, 1.0),
+        ] {
             Draw::decode(kind, a, b).unwrap_err();
         }
     }

@@ -21,7 +21,11 @@ impl<'a> Returned<'a> {
             step: scene.step,
             phase: scene.phase,
         };
-        Self { plugin, moment, what }
+        Self {
+            plugin,
+            moment,
+            what,
+        }
     }
 
     /// The candle tensor behind a plugin's tensor.
@@ -50,7 +54,11 @@ impl<'a> Returned<'a> {
     }
 
     /// The tensor, if it has exactly this shape.
-    pub(super) fn shaped(&self, tensor: &plugin_api::Tensor, expected: &[usize]) -> Result<Tensor, PluginError> {
+    pub(super) fn shaped(
+        &self,
+        tensor: &plugin_api::Tensor,
+        expected: &[usize],
+    ) -> Result<Tensor, PluginError> {
         let tensor = self.import(tensor)?;
         if tensor.dims() == expected {
             return Ok(tensor);
@@ -59,7 +67,11 @@ impl<'a> Returned<'a> {
     }
 
     /// The tensor, if it has this rank.
-    pub(super) fn ranked(&self, tensor: &plugin_api::Tensor, rank: usize) -> Result<Tensor, PluginError> {
+    pub(super) fn ranked(
+        &self,
+        tensor: &plugin_api::Tensor,
+        rank: usize,
+    ) -> Result<Tensor, PluginError> {
         let tensor = self.import(tensor)?;
         if tensor.rank() == rank {
             return Ok(tensor);
@@ -72,12 +84,24 @@ impl<'a> Returned<'a> {
         if tensor.dtype() == dtype {
             return Ok(tensor);
         }
-        Err(self.wrong(format_args!("it is {}, expected {}", tensor.dtype().as_str(), dtype.as_str())))
+        Err(self.wrong(format_args!(
+            "it is {}, expected {}",
+            tensor.dtype().as_str(),
+            dtype.as_str()
+        )))
     }
 
     /// The tensor, if every value passes; meant for the few values of a `[B]` tensor.
-    pub(super) fn valued(&self, tensor: Tensor, expected: &str, passes: fn(f32) -> bool) -> Result<Tensor, PluginError> {
-        let values = tensor.detach().to_dtype(DType::F32).and_then(|values| values.flatten_all()?.to_vec1::<f32>());
+    pub(super) fn valued(
+        &self,
+        tensor: Tensor,
+        expected: &str,
+        passes: fn(f32) -> bool,
+    ) -> Result<Tensor, PluginError> {
+        let values = tensor
+            .detach()
+            .to_dtype(DType::F32)
+            .and_then(|values| values.flatten_all()?.to_vec1::<f32>());
         let values = values.map_err(|error| self.wrong(error))?;
         match values.iter().position(|&value| !passes(value)) {
             None => Ok(tensor),

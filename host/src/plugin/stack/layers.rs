@@ -21,11 +21,17 @@ impl Stack {
     ///
     /// # Errors
     /// A plugin fails, answers for another number of layers, or adapts none of them.
-    pub fn choose_layers(&mut self, scene: &Scene<'_>, layers: &[LayerInfo]) -> Result<(), PluginError> {
+    pub fn choose_layers(
+        &mut self,
+        scene: &Scene<'_>,
+        layers: &[LayerInfo],
+    ) -> Result<(), PluginError> {
         let mut adapters = vec![Vec::new(); layers.len()];
         for &index in self.at.get(&Slot::Layer).into_iter().flatten() {
             let plugin = &self.plugins[index];
-            let message = LayerSelectIn { layers: layers.to_vec() };
+            let message = LayerSelectIn {
+                layers: layers.to_vec(),
+            };
             let adapts = plugin.call::<LayerSelect>(scene, message)?.adapts;
             let returned = Returned::new(plugin, scene, Slot::Layer, "a choice of layers");
             if adapts.len() != layers.len() {
@@ -33,13 +39,19 @@ impl Stack {
                 return Err(returned.wrong(format_args!("{got} answers for {expected} layers")));
             }
             if !adapts.contains(&true) {
-                let first = layers.first().map_or("there are none", |layer| layer.path.as_str());
+                let first = layers
+                    .first()
+                    .map_or("there are none", |layer| layer.path.as_str());
                 return Err(returned.wrong(format_args!(
                     "it adapts none of the backbone's {} layers (the first is `{first}`)",
                     layers.len()
                 )));
             }
-            for (adapters, _) in adapters.iter_mut().zip(&adapts).filter(|(_, adapts)| **adapts) {
+            for (adapters, _) in adapters
+                .iter_mut()
+                .zip(&adapts)
+                .filter(|(_, adapts)| **adapts)
+            {
                 adapters.push(index);
             }
         }
@@ -49,11 +61,14 @@ impl Stack {
 
     /// The hook for a pass of the backbone; `None` when no plugin adapts a layer, so that such a pass costs nothing.
     pub fn layer_hook<'a>(&'a self, scene: Scene<'a>) -> Option<AdaptedLayers<'a>> {
-        self.adapters.iter().any(|plugins| !plugins.is_empty()).then(|| AdaptedLayers {
-            stack: self,
-            scene,
-            failed: RefCell::new(None),
-        })
+        self.adapters
+            .iter()
+            .any(|plugins| !plugins.is_empty())
+            .then(|| AdaptedLayers {
+                stack: self,
+                scene,
+                failed: RefCell::new(None),
+            })
     }
 
     /// The names of the plugins that adapt a layer, in calling order.
@@ -76,8 +91,15 @@ impl AdaptedLayers<'_> {
         self.failed.borrow_mut().take()
     }
 
-    fn adapt_by_all(&self, layer: usize, input: &Tensor, mut output: Tensor) -> Result<Tensor, PluginError> {
-        let Some(plugins) = self.stack.adapters.get(layer) else { return Ok(output) };
+    fn adapt_by_all(
+        &self,
+        layer: usize,
+        input: &Tensor,
+        mut output: Tensor,
+    ) -> Result<Tensor, PluginError> {
+        let Some(plugins) = self.stack.adapters.get(layer) else {
+            return Ok(output);
+        };
         for &index in plugins {
             let plugin = &self.stack.plugins[index];
             let message = LayerIn {

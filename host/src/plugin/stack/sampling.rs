@@ -65,7 +65,11 @@ impl Stack {
     ///
     /// # Errors
     /// A plugin fails, or leaves no latents or no timesteps.
-    pub fn sample_begin(&self, scene: &Scene<'_>, mut begin: SampleBegin) -> Result<SampleBegin, PluginError> {
+    pub fn sample_begin(
+        &self,
+        scene: &Scene<'_>,
+        mut begin: SampleBegin,
+    ) -> Result<SampleBegin, PluginError> {
         for plugin in self.at(Slot::SampleBegin) {
             let message = hooks::SampleBegin {
                 batch: bag::export(&begin.batch),
@@ -141,7 +145,9 @@ impl Stack {
         images: &Tensor,
         names: &[String],
     ) -> Result<Option<Vec<OutputPicture>>, PluginError> {
-        let Some(plugin) = self.only(Slot::Output) else { return Ok(None) };
+        let Some(plugin) = self.only(Slot::Output) else {
+            return Ok(None);
+        };
         let message = hooks::OutputIn {
             batch: bag::export(batch),
             latents: export(latents),
@@ -157,17 +163,23 @@ impl Stack {
             };
             let returned = Returned::new(plugin, scene, Slot::Output, &what);
             if picture.kind.contains(['/', '\\']) || picture.kind.starts_with('.') {
-                return Err(returned.wrong("the kind is part of a file name and may not hold folders"));
+                return Err(
+                    returned.wrong("the kind is part of a file name and may not hold folders")
+                );
             }
             let images = returned.ranked(&picture.images, 4)?;
             let channels = match picture.encoding {
                 Encoding::RGB => 3,
                 Encoding::GRAY | Encoding::GRAY16 | Encoding::COLORMAP => 1,
-                Encoding(other) => return Err(returned.wrong(format_args!("this host has no encoding {other}"))),
+                Encoding(other) => {
+                    return Err(returned.wrong(format_args!("this host has no encoding {other}")));
+                }
             };
             if images.dims()[..2] != [names.len(), channels] {
                 let (got, count) = (&images.dims()[..2], names.len());
-                return Err(returned.wrong(format_args!("they begin with {got:?}, expected [{count}, {channels}]")));
+                return Err(returned.wrong(format_args!(
+                    "they begin with {got:?}, expected [{count}, {channels}]"
+                )));
             }
             pictures.push(OutputPicture {
                 kind: picture.kind,

@@ -47,12 +47,24 @@ impl PluginState {
     /// # Errors
     /// The bytes are something else, or cut short.
     pub fn from_file(file: &[u8]) -> Result<Self, PluginError> {
-        let damaged = |reason: &str| PluginError::State(format!("a plugin's state in the checkpoint is damaged: {reason}"));
-        let end = file.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("it has no header"))?;
-        let header: Header = serde_json::from_slice(&file[..end]).map_err(|error| damaged(&error.to_string()))?;
+        let damaged = |reason: &str| {
+            PluginError::State(format!(
+                "a plugin's state in the checkpoint is damaged: {reason}"
+            ))
+        };
+        let end = file
+            .iter()
+            .position(|&byte| byte == b'\n')
+            .ok_or_else(|| damaged("it has no header"))?;
+        let header: Header =
+            serde_json::from_slice(&file[..end]).map_err(|error| damaged(&error.to_string()))?;
         let bytes = file[end + 1..].to_vec();
         if bytes.len() != header.length {
-            return Err(damaged(&format!("{} bytes of {}", bytes.len(), header.length)));
+            return Err(damaged(&format!(
+                "{} bytes of {}",
+                bytes.len(),
+                header.length
+            )));
         }
         Ok(Self { header, bytes })
     }
@@ -85,10 +97,14 @@ impl Stack {
     /// A plugin refuses its state; a state is of a plugin that this run lacks; a plugin that keeps state has none in the checkpoint.
     pub fn load_state(&self, scene: &Scene<'_>, saved: &[PluginState]) -> Result<(), PluginError> {
         for state in saved {
-            let Header { name, id, version, .. } = &state.header;
+            let Header {
+                name, id, version, ..
+            } = &state.header;
             let theirs = self.at(Slot::State).find(|plugin| plugin.name() == name);
             let plugin = theirs.ok_or_else(|| {
-                PluginError::State(format!("the checkpoint holds state of plugin `{name}`, which this run does not have"))
+                PluginError::State(format!(
+                    "the checkpoint holds state of plugin `{name}`, which this run does not have"
+                ))
             })?;
             if plugin.id() != id {
                 return Err(PluginError::State(format!(
@@ -98,9 +114,14 @@ impl Stack {
             }
         }
         for plugin in self.at(Slot::State) {
-            let state = saved.iter().find(|state| state.header.name == plugin.name());
+            let state = saved
+                .iter()
+                .find(|state| state.header.name == plugin.name());
             let state = state.ok_or_else(|| {
-                PluginError::State(format!("plugin `{}` keeps state, and the checkpoint has none of it", plugin.name()))
+                PluginError::State(format!(
+                    "plugin `{}` keeps state, and the checkpoint has none of it",
+                    plugin.name()
+                ))
             })?;
             let message = SavedState {
                 bytes: state.bytes.clone(),

@@ -77,7 +77,9 @@ impl Stack {
     /// A plugin fails, or leaves per-sample tensors of different lengths.
     pub fn batch(&self, scene: &Scene<'_>, mut batch: Batch) -> Result<Batch, PluginError> {
         for plugin in self.at(Slot::Batch) {
-            let message = hooks::BatchMessage { batch: bag::export(&batch) };
+            let message = hooks::BatchMessage {
+                batch: bag::export(&batch),
+            };
             let changed = plugin.call::<calls::Batch>(scene, message)?.batch;
             let returned = Returned::new(plugin, scene, Slot::Batch, "a batch");
             batch = bag::import(&changed).map_err(|error| returned.wrong(error))?;
@@ -91,13 +93,17 @@ impl Stack {
             for (name, tensor) in &batch.tensors {
                 if tensor.dims().first() != Some(&count) {
                     let shape = tensor.dims();
-                    return Err(returned.wrong(format_args!("`{name}` has shape {shape:?} for {count} images")));
+                    return Err(returned.wrong(format_args!(
+                        "`{name}` has shape {shape:?} for {count} images"
+                    )));
                 }
             }
             for (name, texts) in &changed.texts {
                 if texts.len() != count {
                     let texts = texts.len();
-                    return Err(returned.wrong(format_args!("`{name}` has {texts} texts for {count} images")));
+                    return Err(returned.wrong(format_args!(
+                        "`{name}` has {texts} texts for {count} images"
+                    )));
                 }
             }
         }
@@ -115,7 +121,9 @@ impl Stack {
         latents: &Tensor,
         num_train_timesteps: usize,
     ) -> Result<Option<Tensor>, PluginError> {
-        let Some(plugin) = self.only(Slot::Timesteps) else { return Ok(None) };
+        let Some(plugin) = self.only(Slot::Timesteps) else {
+            return Ok(None);
+        };
         let message = hooks::TimestepsIn {
             batch: bag::export(batch),
             latents: export(latents),
@@ -123,8 +131,13 @@ impl Stack {
         };
         let answer = plugin.call::<calls::Timesteps>(scene, message)?;
         let returned = Returned::new(plugin, scene, Slot::Timesteps, "timesteps");
-        let timesteps = returned.typed(returned.shaped(&answer.tensor, &latents.dims()[..1])?, DType::U32)?;
-        let drawn = timesteps.to_vec1::<u32>().map_err(|error| returned.wrong(error))?;
+        let timesteps = returned.typed(
+            returned.shaped(&answer.tensor, &latents.dims()[..1])?,
+            DType::U32,
+        )?;
+        let drawn = timesteps
+            .to_vec1::<u32>()
+            .map_err(|error| returned.wrong(error))?;
         match drawn.iter().find(|&&t| t as usize >= num_train_timesteps) {
             Some(t) => Err(returned.wrong(format_args!("{t} is not below {num_train_timesteps}"))),
             None => Ok(Some(timesteps)),
@@ -142,7 +155,9 @@ impl Stack {
         latents: &Tensor,
         timesteps: &Tensor,
     ) -> Result<Option<Tensor>, PluginError> {
-        let Some(plugin) = self.only(Slot::Noise) else { return Ok(None) };
+        let Some(plugin) = self.only(Slot::Noise) else {
+            return Ok(None);
+        };
         let message = hooks::NoiseIn {
             batch: bag::export(batch),
             latents: export(latents),
@@ -165,7 +180,9 @@ impl Stack {
         latents: &Tensor,
         timesteps: &Tensor,
     ) -> Result<Option<Tensor>, PluginError> {
-        let Some(plugin) = self.only(Slot::NoiseMask) else { return Ok(None) };
+        let Some(plugin) = self.only(Slot::NoiseMask) else {
+            return Ok(None);
+        };
         let message = hooks::NoiseMaskIn {
             batch: bag::export(batch),
             latents: export(latents),
@@ -185,8 +202,14 @@ impl Stack {
     ///
     /// # Errors
     /// The plugin fails or returns no picture-shaped tensor.
-    pub fn denoiser_input(&self, scene: &Scene<'_>, at: &NetworkInput<'_>) -> Result<Option<Tensor>, PluginError> {
-        let Some(plugin) = self.only(Slot::DenoiserInput) else { return Ok(None) };
+    pub fn denoiser_input(
+        &self,
+        scene: &Scene<'_>,
+        at: &NetworkInput<'_>,
+    ) -> Result<Option<Tensor>, PluginError> {
+        let Some(plugin) = self.only(Slot::DenoiserInput) else {
+            return Ok(None);
+        };
         let message = hooks::DenoiserInputIn {
             batch: bag::export(at.batch),
             noisy_latents: export(at.noisy_latents),
@@ -231,7 +254,9 @@ impl Stack {
             let returned = Returned::new(plugin, scene, Slot::Residuals, "residuals");
             if answer.len() != sites {
                 let got = answer.len();
-                return Err(returned.wrong(format_args!("{got} entries for {sites} residual sites")));
+                return Err(
+                    returned.wrong(format_args!("{got} entries for {sites} residual sites"))
+                );
             }
             for (so_far, residual) in sum.iter_mut().zip(&answer) {
                 let Some(residual) = residual else { continue };
@@ -251,8 +276,14 @@ impl Stack {
     ///
     /// # Errors
     /// The plugin fails, or returns another shape or a loss that is not finite.
-    pub fn objective(&self, scene: &Scene<'_>, at: &Predicted<'_>) -> Result<Option<Tensor>, PluginError> {
-        let Some(plugin) = self.only(Slot::Objective) else { return Ok(None) };
+    pub fn objective(
+        &self,
+        scene: &Scene<'_>,
+        at: &Predicted<'_>,
+    ) -> Result<Option<Tensor>, PluginError> {
+        let Some(plugin) = self.only(Slot::Objective) else {
+            return Ok(None);
+        };
         let message = hooks::ObjectiveIn {
             batch: bag::export(at.batch),
             latents: export(at.latents),
@@ -265,8 +296,13 @@ impl Stack {
         };
         let answer = plugin.call::<calls::Objective>(scene, message)?;
         let returned = Returned::new(plugin, scene, Slot::Objective, "objective");
-        let loss = returned.typed(returned.shaped(&answer.tensor, &at.latents.dims()[..1])?, DType::F32)?;
-        returned.valued(loss, "a finite loss", f32::is_finite).map(Some)
+        let loss = returned.typed(
+            returned.shaped(&answer.tensor, &at.latents.dims()[..1])?,
+            DType::F32,
+        )?;
+        returned
+            .valued(loss, "a finite loss", f32::is_finite)
+            .map(Some)
     }
 
     /// Slot `loss_weight`: the product of the plugins' weights, `[B]` f32, or `None` for ones. `loss` is `[B]`, unweighted.
@@ -291,8 +327,11 @@ impl Stack {
             };
             let answer = plugin.call::<calls::LossWeight>(scene, message)?;
             let returned = Returned::new(plugin, scene, Slot::LossWeight, "loss_weight");
-            let weight = returned.typed(returned.shaped(&answer.tensor, loss.dims())?, DType::F32)?;
-            let weight = returned.valued(weight, "0 or more", |weight| weight >= 0.0 && weight.is_finite())?;
+            let weight =
+                returned.typed(returned.shaped(&answer.tensor, loss.dims())?, DType::F32)?;
+            let weight = returned.valued(weight, "0 or more", |weight| {
+                weight >= 0.0 && weight.is_finite()
+            })?;
             product = Some(match product {
                 None => weight,
                 Some(others) => (others * weight).map_err(|error| returned.wrong(error))?,

@@ -54,7 +54,11 @@ impl<'a> Call<'a> {
     }
 
     /// An optional input: `flag` says whether it is there, `next` counts those taken.
-    pub(super) fn optional(&self, flag: bool, next: &mut usize) -> Result<Option<&'a Tensor>, Error> {
+    pub(super) fn optional(
+        &self,
+        flag: bool,
+        next: &mut usize,
+    ) -> Result<Option<&'a Tensor>, Error> {
         if !flag {
             return Ok(None);
         }
@@ -74,7 +78,8 @@ impl<'a> Call<'a> {
     /// Integer argument `index` as a size.
     pub(super) fn size(&self, index: usize) -> Result<usize, Error> {
         let value = self.int(index)?;
-        usize::try_from(value).map_err(|_| self.invalid(format_args!("argument {index} is {value}, below 0")))
+        usize::try_from(value)
+            .map_err(|_| self.invalid(format_args!("argument {index} is {value}, below 0")))
     }
 
     /// Integer argument `index` as a size above 0.
@@ -87,7 +92,9 @@ impl<'a> Call<'a> {
 
     /// The integer arguments from `start` on, as sizes.
     pub(super) fn sizes(&self, start: usize) -> Result<Vec<usize>, Error> {
-        (start..self.ints.len()).map(|index| self.size(index)).collect()
+        (start..self.ints.len())
+            .map(|index| self.size(index))
+            .collect()
     }
 
     /// Integer argument `index` as a dimension of `x`.
@@ -101,7 +108,9 @@ impl<'a> Call<'a> {
 
     /// The integer arguments from `start` on, as dimensions of `x`, in rising order, each once.
     pub(super) fn dims(&self, start: usize, x: &Tensor) -> Result<Vec<usize>, Error> {
-        let dims: Result<Vec<usize>, Error> = (start..self.ints.len()).map(|index| self.dim(index, x)).collect();
+        let dims: Result<Vec<usize>, Error> = (start..self.ints.len())
+            .map(|index| self.dim(index, x))
+            .collect();
         let mut dims = dims?;
         dims.sort_unstable();
         dims.dedup();
@@ -135,7 +144,10 @@ impl<'a> Call<'a> {
         if x.dtype().is_float() {
             return Ok(());
         }
-        Err(self.invalid(format_args!("needs a floating-point tensor, got {}", x.dtype().as_str())))
+        Err(self.invalid(format_args!(
+            "needs a floating-point tensor, got {}",
+            x.dtype().as_str()
+        )))
     }
 
     /// Refuses tensors of another rank.
@@ -143,6 +155,9 @@ impl<'a> Call<'a> {
         if x.rank() == rank {
             return Ok(());
         }
-        Err(self.invalid(format_args!("needs {rank} dimensions, got shape {:?}", x.dims())))
+        Err(self.invalid(format_args!(
+            "needs {rank} dimensions, got shape {:?}",
+            x.dims()
+        )))
     }
 }

@@ -48,7 +48,9 @@ fn whole(call: &Call<'_>, x: &Tensor) -> std::result::Result<Tensor, Error> {
     call.done(match call.op {
         ops::FLOOR | ops::CEIL | ops::ROUND | ops::DETACH => Ok(x.detach()),
         ops::ABS | ops::RELU if !signed => Ok(x.clone()),
-        ops::ABS => x.affine(-1.0, 0.0).and_then(|negative| x.maximum(&negative)),
+        ops::ABS => x
+            .affine(-1.0, 0.0)
+            .and_then(|negative| x.maximum(&negative)),
         ops::RELU => x.maximum(0i64),
         ops::SQR => x.mul(x),
         ops::SIGN => sign(x),
@@ -102,7 +104,10 @@ fn abs(x: &Tensor) -> Result<Tensor> {
 
 /// `x (1 + erf(x / sqrt 2)) / 2`, composed: candle's own backward has constants of six digits.
 fn gelu_erf(x: &Tensor) -> Result<Tensor> {
-    let cdf = x.affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?.erf()?.affine(0.5, 0.5)?;
+    let cdf = x
+        .affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?
+        .erf()?
+        .affine(0.5, 0.5)?;
     x.mul(&cdf)
 }
 
@@ -136,11 +141,19 @@ fn clamp(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
 /// nothing to the values.
 fn acos(x: &Tensor) -> Result<Tensor> {
     let flat = x.detach();
-    let single = flat.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    let single = flat
+        .to_device(&Device::Cpu)?
+        .to_dtype(DType::F64)?
+        .flatten_all()?
+        .to_vec1::<f64>()?;
     let values: Vec<f64> = single.iter().map(|value| value.acos()).collect();
-    let slopes = single.iter().map(|value| -1.0 / (1.0 - value * value).max(1e-12).sqrt());
+    let slopes = single
+        .iter()
+        .map(|value| -1.0 / (1.0 - value * value).max(1e-12).sqrt());
     let back = |values: Vec<f64>| -> Result<Tensor> {
-        Tensor::from_vec(values, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?.to_device(x.device())
+        Tensor::from_vec(values, x.shape(), &Device::Cpu)?
+            .to_dtype(x.dtype())?
+            .to_device(x.device())
     };
     let (values, slopes) = (back(values)?, back(slopes.collect())?);
     if !x.track_op() {

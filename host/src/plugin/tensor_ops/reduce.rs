@@ -47,17 +47,31 @@ pub(super) fn run(call: &Call<'_>) -> std::result::Result<Tensor, Error> {
             });
         }
     };
-    call.done(kept.and_then(|kept| if keep { Ok(kept) } else { without(&kept, &dims) }))
+    call.done(kept.and_then(|kept| {
+        if keep {
+            Ok(kept)
+        } else {
+            without(&kept, &dims)
+        }
+    }))
 }
 
 /// One dimension after the other: candle reduces by `max` only one at a time.
-fn extreme(x: &Tensor, dims: &[usize], reduce: impl Fn(&Tensor, usize) -> Result<Tensor>) -> Result<Tensor> {
+fn extreme(
+    x: &Tensor,
+    dims: &[usize],
+    reduce: impl Fn(&Tensor, usize) -> Result<Tensor>,
+) -> Result<Tensor> {
     dims.iter().try_fold(x.clone(), |x, &dim| reduce(&x, dim))
 }
 
 /// The kept dimensions, each of extent 1, removed.
 fn without(kept: &Tensor, dims: &[usize]) -> Result<Tensor> {
-    let left = kept.dims().iter().enumerate().filter(|(dim, _)| !dims.contains(dim));
+    let left = kept
+        .dims()
+        .iter()
+        .enumerate()
+        .filter(|(dim, _)| !dims.contains(dim));
     let shape: Vec<usize> = left.map(|(_, &extent)| extent).collect();
     kept.reshape(shape)
 }

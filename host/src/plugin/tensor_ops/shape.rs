@@ -21,17 +21,20 @@ pub(super) fn run(call: &Call<'_>) -> std::result::Result<Tensor, Error> {
         ops::INDEX_SELECT => {
             let ids = indices(call, 1)?;
             call.rank(&ids, 1)?;
-            x.contiguous().and_then(|x| x.index_select(&ids, call_dim(call, &x)?))
+            x.contiguous()
+                .and_then(|x| x.index_select(&ids, call_dim(call, &x)?))
         }
         ops::GATHER => {
             let ids = indices(call, 1)?;
-            x.contiguous().and_then(|x| x.gather(&ids, call_dim(call, &x)?))
+            x.contiguous()
+                .and_then(|x| x.gather(&ids, call_dim(call, &x)?))
         }
         ops::INDEX_ADD => {
             let (ids, source) = (indices(call, 1)?, call.input(2)?);
             call.same_dtype(&[x, source])?;
             let dim = call.dim(0, x)?;
-            x.contiguous().and_then(|x| x.index_add(&ids, &source.contiguous()?, dim))
+            x.contiguous()
+                .and_then(|x| x.index_add(&ids, &source.contiguous()?, dim))
         }
         ops::WHERE_COND => where_cond(call, x)?,
         ops::PAD_ZEROS => x.pad_with_zeros(call.dim(0, x)?, call.size(1)?, call.size(2)?),
@@ -53,7 +56,11 @@ pub(super) fn create(call: &Call<'_>) -> std::result::Result<Tensor, Error> {
         ops::TO_DTYPE => {
             let x = call.input(0)?;
             // A whole number has no gradient; without the cut candle would follow one and find none.
-            let x = if dtype.is_float() { x.clone() } else { x.detach() };
+            let x = if dtype.is_float() {
+                x.clone()
+            } else {
+                x.detach()
+            };
             x.to_dtype(dtype)
         }
         ops::FULL => full(call.float(0)?, call.sizes(1)?, dtype, device),
@@ -72,12 +79,16 @@ fn unknown(call: &Call<'_>) -> Error {
 
 /// The dimension argument as candle's own kind of error, for use inside a chain of candle calls.
 fn call_dim(call: &Call<'_>, x: &Tensor) -> Result<usize> {
-    call.dim(0, x).map_err(|error| candle_core::Error::Msg(error.to_string()))
+    call.dim(0, x)
+        .map_err(|error| candle_core::Error::Msg(error.to_string()))
 }
 
 fn narrow(call: &Call<'_>, x: &Tensor) -> std::result::Result<Result<Tensor>, Error> {
     let (dim, start, length) = (call.dim(0, x)?, call.size(1)?, call.size(2)?);
-    if start.checked_add(length).is_none_or(|end| end > x.dims()[dim]) {
+    if start
+        .checked_add(length)
+        .is_none_or(|end| end > x.dims()[dim])
+    {
         let extent = x.dims()[dim];
         return Err(call.invalid(format_args!(
             "{length} entries from {start} on leave dimension {dim}, which has {extent}"
@@ -114,19 +125,29 @@ fn where_cond(call: &Call<'_>, condition: &Tensor) -> std::result::Result<Result
 }
 
 fn full(value: f64, shape: Vec<usize>, dtype: DType, device: &Device) -> Result<Tensor> {
-    Tensor::new(value, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?.broadcast_as(shape)?.contiguous()
+    Tensor::new(value, &Device::Cpu)?
+        .to_dtype(dtype)?
+        .to_device(device)?
+        .broadcast_as(shape)?
+        .contiguous()
 }
 
 /// More entries than this in one `arange` is a mistake in its arguments.
 const MOST_ENTRIES: f64 = (1u64 << 31) as f64;
 
-fn arange(call: &Call<'_>, dtype: DType, device: &Device) -> std::result::Result<Result<Tensor>, Error> {
+fn arange(
+    call: &Call<'_>,
+    dtype: DType,
+    device: &Device,
+) -> std::result::Result<Result<Tensor>, Error> {
     let (start, end, step) = (call.float(0)?, call.float(1)?, call.float(2)?);
     let count = ((end - start) / step).ceil();
     if step == 0.0 || !count.is_finite() || count > MOST_ENTRIES {
         return Err(call.invalid(format_args!("no range from {start} to {end} by {step}")));
     }
-    let values: Vec<f64> = (0..count.max(0.0) as u64).map(|i| start + i as f64 * step).collect();
+    let values: Vec<f64> = (0..count.max(0.0) as u64)
+        .map(|i| start + i as f64 * step)
+        .collect();
     let length = values.len();
     Ok(Tensor::from_vec(values, length, &Device::Cpu)
         .and_then(|values| values.to_dtype(dtype)?.to_device(device)))

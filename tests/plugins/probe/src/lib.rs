@@ -1,0 +1,301 @@
+//! A plugin for tests of the host: it takes every slot, changes nothing by default, and misbehaves at one slot when its settings
+//! ask for that.
+#![forbid(unsafe_code)]
+
+use plugin_api::hooks::*;
+use plugin_api::{
+    Batch, DType, Error, Host, Init, LayerInfo, Model, Plugin, Result, Settings, StoredTensor,
+    Tensor, bail, export_plugin,
+};
+
+/// What can be set.
+#[derive(Settings, Clone, Debug)]
+pub struct ProbeSettings {
+    /// The slot at which to misbehave, or `build`, or nothing.
+    #[setting(default = "")]
+    at: String,
+    /// How to misbehave there.
+    how: How,
+    /// The first step at which to misbehave.
+    #[setting(default = 0)]
+    after: u64,
+    /// Factor for layers and weights, value of residuals and loss terms; 1 changes nothing.
+    #[setting(default = 1.0, range = -100..=100)]
+    scale: f64,
+    /// The layers to adapt end in this.
+    #[setting(default = "to_q")]
+    layers: String,
+    /// Make a parameter of one number, `gain`, that multiplies adapted layers.
+    #[setting(default = false)]
+    gain: bool,
+}
+
+/// Ways to misbehave.
+#[derive(Settings, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Panic.
+    #[setting(default)]
+    Panic,
+    /// Return an error.
+    Error,
+    /// Return a tensor of another shape.
+    Shape,
+    /// Return a value that makes no sense.
+    Value,
+    /// Ask the host for the current model, which calls this plugin again.
+    Reenter,
+    /// Keep a tensor for ever.
+    Leak,
+    /// Pass on that the run is being stopped.
+    Cancel,
+}
+
+/// The plugin.
+#[derive(Debug)]
+pub struct Probe {
+    settings: ProbeSettings,
+    /// Batches seen: its state.
+    batches: u64,
+    gain: Option<Tensor>,
+    kept: Vec<StoredTensor>,
+}
+
+impl Plugin for Probe {
+    type Settings = ProbeSettings;
+    const ID: &'static str = "probe";
+    const SUMMARY: &'static str = "Takes every slot and changes nothing, for tests.";
+
+    fn build(settings: ProbeSettings, host: &Host) -> Result<Self> {
+        let mut probe = Probe {
+            settings,
+            batches: 0,
+            gain: None,
+            kept: Vec::new(),
+        };
+        probe.misbehave("build", None, host)?;
+        tracing::debug!(scale = probe.settings.scale, "built");
+        Ok(probe)
+    }
+}
+
+export_plugin!(
+    Probe: Trainable, Prepare, Batch, Timesteps, Noise, NoiseMask, DenoiserInput, Layer, Residuals, Objective, LossWeight,
+    LossTerm, SampleBegin, SampleStep, Output, Observe, State
+);
+
+impl Probe {
+    /// Whether to spoil what `slot` returns: misbehaves right here when that is how.
+    fn misbehave(
+        &mut self,
+        slot: &str,
+        tensor: Option<&Tensor>,
+        host: &Host,
+    ) -> Result<Option<How>> {
+        if self.settings.at != slot || host.step() < self.settings.after {
+            return Ok(None);
+        }
+        match self.settings.how {
+            How::Panic => panic!("the probe was asked to panic in {slot}"),
+            How::Error => bail!("the probe was asked to fail in {slot}"),
+            How::Cancel => return Err(Error::Cancelled),
+            How::Leak => {
+                if let Some(tensor) = tensor {
+                    std::mem::forget(tensor.clone());
+                    self.kept.push(StoredTensor::new(tensor)?);
+                }
+            }
+            How::Reenter => {
+                if let Some(tensor) = tensor {
+                    let timesteps = Tensor::zeros([tensor.dim(0)?], DType::F32, host)?;
+                    host.denoise(Model::Current, tensor, &timesteps, &Batch::new())?;
+                }
+            }
+            How::Shape | How::Value => {}
+        }
+        Ok(Some(self.settings.how))
+    }
+
+    /// `tensor`, spoiled when that is asked for at `slot`; `nonsense` fills it then.
+    fn pass(&mut self, slot: &str, tensor: Tensor, nonsense: f64, host: &Host) -> Result<Tensor> {
+        match self.misbehave(slot, Some(&tensor), host)? {
+            Some(How::Shape) => Tensor::zeros([3], tensor.dtype(), host),
+            Some(How::Value) => tensor.full_like(nonsense, tensor.dims()),
+            _ => Ok(tensor),
+        }
+    }
+}
+
+impl TrainableHook for Probe {
+    fn trainable(&mut self, host: &Host) -> Result<Vec<String>> {
+        self.misbehave("trainable", None, host)?;
+        Ok(Vec::new())
+    }
+}
+
+impl PrepareHook for Probe {
+    fn prepare(&mut self, host: &Host) -> Result<()> {
+        self.misbehave("prepare", None, host)?;
+        tracing::info!(gain = self.settings.gain, "preparing");
+        if self.settings.gain {
+            self.gain = Some(host.parameter("gain", [1], Init::Ones)?);
+        }
+        Ok(())
+    }
+}
+
+impl BatchHook for Probe {
+    fn batch(&mut self, mut batch: Batch, host: &Host) -> Result<Batch> {
+        self.batches += 1;
+        let images = self.pass("batch", batch.images()?.clone(), f64::NAN, host)?;
+        batch.set("images", images);
+        Ok(batch)
+    }
+}
+
+impl TimestepsHook for Probe {
+    fn timesteps(&mut self, at: &TimestepsIn, host: &Host) -> Result<Tensor> {
+        let below = u32::try_from(at.num_train_timesteps).map_err(Error::msg)?;
+        let drawn = host.random().integers(0, below, [at.latents.dim(0)?])?;
+        self.pass("timesteps", drawn, f64::from(below), host)
+    }
+}
+
+impl NoiseHook for Probe {
+    fn noise(&mut self, at: &NoiseIn, host: &Host) -> Result<Tensor> {
+        let noise = host.random().normal(at.latents.dims())?;
+        self.pass("noise", noise, f64::NAN, host)
+    }
+}
+
+impl NoiseMaskHook for Probe {
+    fn noise_mask(&mut self, at: &NoiseMaskIn, host: &Host) -> Result<Tensor> {
+        let [b, _, h, w] = at.latents.dims_n()?;
+        let mask = Tensor::ones([b, 1, h, w], DType::F32, host)?;
+        self.pass("noise_mask", mask, 2.0, host)
+    }
+}
+
+impl DenoiserInputHook for Probe {
+    fn denoiser_input(&mut self, at: &DenoiserInputIn, host: &Host) -> Result<Tensor> {
+        self.pass("denoiser_input", at.noisy_latents.clone(), f64::NAN, host)
+    }
+}
+
+impl LayerHook for Probe {
+    fn adapts(&self, layer: &LayerInfo) -> bool {
+        layer.path.ends_with(&self.settings.layers)
+    }
+
+    fn layer(
+        &mut self,
+        _layer: &LayerInfo,
+        _input: &Tensor,
+        output: Tensor,
+        host: &Host,
+    ) -> Result<Tensor> {
+        let output = match &self.gain {
+            Some(gain) => output.broadcast_mul(gain)?,
+            None => output,
+        };
+        let scaled = match self.settings.scale {
+            1.0 => output,
+            scale => (output * scale)?,
+        };
+        self.pass("layer", scaled, f64::NAN, host)
+    }
+}
+
+impl ResidualsHook for Probe {
+    fn residuals(&mut self, at: &ResidualsIn, host: &Host) -> Result<Vec<Option<Tensor>>> {
+        let sites = host.backbone()?.residual_sites;
+        let spoiled = self.misbehave("residuals", Some(&at.input), host)?;
+        if self.settings.scale == 1.0 && spoiled.is_none() {
+            return Ok(vec![None; sites]);
+        }
+        let sites = if spoiled == Some(How::Value) {
+            sites + 1
+        } else {
+            sites
+        };
+        (0..sites)
+            .map(|_| {
+                Ok(Some(
+                    at.input.full_like(self.settings.scale, at.input.dims())?,
+                ))
+            })
+            .collect()
+    }
+}
+
+impl ObjectiveHook for Probe {
+    fn objective(&mut self, at: &ObjectiveIn, host: &Host) -> Result<Tensor> {
+        let error = (&at.prediction - &at.target)?.sqr()?;
+        let loss = error.mean((1, 2, 3))?; // [B]
+        self.pass("objective", loss, f64::NAN, host)
+    }
+}
+
+impl LossWeightHook for Probe {
+    fn loss_weight(&mut self, at: &LossWeightIn, host: &Host) -> Result<Tensor> {
+        let weight = at.loss.full_like(self.settings.scale, at.loss.dims())?;
+        self.pass("loss_weight", weight, -1.0, host)
+    }
+}
+
+impl LossTermHook for Probe {
+    fn loss_term(&mut self, at: &LossTermIn, host: &Host) -> Result<Tensor> {
+        let term = ((at.prediction.mean_all()? * 0.0)? + (self.settings.scale - 1.0))?;
+        self.pass("loss_term", term, f64::INFINITY, host)
+    }
+}
+
+impl SampleBeginHook for Probe {
+    fn sample_begin(&mut self, mut begin: SampleBegin, host: &Host) -> Result<SampleBegin> {
+        begin.latents = self.pass("sample_begin", begin.latents, f64::NAN, host)?;
+        Ok(begin)
+    }
+}
+
+impl SampleStepHook for Probe {
+    fn sample_step(&mut self, at: &SampleStepIn, host: &Host) -> Result<Tensor> {
+        self.pass("sample_step", at.latents.clone(), f64::NAN, host)
+    }
+}
+
+impl OutputHook for Probe {
+    fn output(&mut self, at: &OutputIn, host: &Host) -> Result<Vec<Picture>> {
+        let images = self.pass("output", at.images.clone(), f64::NAN, host)?;
+        Ok(vec![Picture {
+            kind: String::new(),
+            images,
+            encoding: Encoding::RGB,
+        }])
+    }
+}
+
+impl ObserveHook for Probe {
+    fn observe(&mut self, at: &ObserveIn, host: &Host) -> Result<()> {
+        self.misbehave("observe", Some(&at.sample_loss), host)?;
+        host.metric("loss_seen", at.loss)
+    }
+}
+
+impl StateHook for Probe {
+    fn save(&mut self) -> Result<Vec<u8>> {
+        if self.settings.at == "state" && self.settings.how == How::Error {
+            bail!("the probe was asked to fail in state");
+        }
+        Ok(self.batches.to_le_bytes().to_vec())
+    }
+
+    fn load(&mut self, state: SavedState, _host: &Host) -> Result<()> {
+        let bytes = <[u8; 8]>::try_from(state.bytes.as_slice()).map_err(|_| {
+            Error::msg(format!(
+                "the probe's state has 8 bytes, not {}",
+                state.bytes.len()
+            ))
+        })?;
+        self.batches = u64::from_le_bytes(bytes);
+        Ok(())
+    }
+}
