@@ -14,6 +14,7 @@ mod plan;
 mod plugin;
 mod prepare;
 mod pretrain;
+mod run;
 mod text;
 mod threads;
 
@@ -75,6 +76,7 @@ enum When {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Arguments),
     Plan(plan::Arguments),
     Pretrain(pretrain::Arguments),
     #[command(subcommand)]
@@ -112,6 +114,7 @@ fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
 
 fn dispatch(command: Command, progress: &crate::report::Progress) -> Result<Listing, Failure> {
     match command {
+        Command::Run(arguments) => run::run(&arguments, progress),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Pretrain(arguments) => pretrain::run(&arguments, progress),
         Command::Plugin(command) => plugin::run(&command),

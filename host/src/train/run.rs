@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use plugin_api::Phase;
 
 use crate::cancel::Cancel;
-use crate::config::{self, Effect, Resolved, RunFile, Trainable};
+use crate::config::{Resolved, RunFile, Trainable};
 use crate::data::{self, DataOptions, Dataset, transform};
 use crate::fs::Error as FileError;
 use crate::plugin::resolve as plugins;
@@ -48,9 +48,6 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
     let device = Device::Cpu;
 
     folder::check(folder, job.existing)?;
-    if job.existing == Existing::Resume {
-        refuse_differences(folder, config)?;
-    }
     let info = pretrained::inspect(config.backbone.path.as_deref())?;
     let dataset = open_data(config, info.sample_size)?;
     data::check_classes(&*dataset, info.num_classes)?;
@@ -194,19 +191,6 @@ fn open_data(config: &RunFile, backbone_size: usize) -> Result<Arc<dyn Dataset>,
         ..DataOptions::default()
     };
     Ok(Arc::from(data::open(&config.data.source, &options)?))
-}
-
-fn refuse_differences(folder: &Path, now: &RunFile) -> Result<(), Error> {
-    let stored = config::resolve(&config::Overrides { config: Some(folder.join(RUN_FILE)), ..Default::default() })?;
-    let differences: Vec<String> = config::compare(&stored.config, now)
-        .into_iter()
-        .filter(|difference| difference.effect != Effect::Harmless)
-        .map(|difference| difference.to_string())
-        .collect();
-    match differences.is_empty() {
-        true => Ok(()),
-        false => Err(Error::SettingsDiffer { path: folder.to_path_buf(), differences: differences.join("; ") }),
-    }
 }
 
 /// The run file's selection of trainable parameters; nothing for `auto`.
