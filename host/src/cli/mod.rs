@@ -14,6 +14,7 @@ mod plan;
 mod plugin;
 mod prepare;
 mod pretrain;
+mod sample;
 mod text;
 mod threads;
 
@@ -76,6 +77,7 @@ enum When {
 #[derive(Debug, Subcommand)]
 enum Command {
     Plan(plan::Arguments),
+    Sample(sample::Arguments),
     Pretrain(pretrain::Arguments),
     #[command(subcommand)]
     Plugin(plugin::Command),
@@ -113,6 +115,7 @@ fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
 fn dispatch(command: Command, progress: &crate::report::Progress) -> Result<Listing, Failure> {
     match command {
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Sample(arguments) => sample::run(&arguments, progress),
         Command::Pretrain(arguments) => pretrain::run(&arguments, progress),
         Command::Plugin(command) => plugin::run(&command),
         Command::Model(command) => model::run(&command),
