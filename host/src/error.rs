@@ -15,6 +15,9 @@ pub enum Error {
     /// The backbone cannot be used.
     #[error(transparent)]
     Backbone(#[from] crate::backbone::Error),
+    /// The pretrained model cannot be used.
+    #[error(transparent)]
+    Pretrained(#[from] crate::pretrained::Error),
     /// The noise schedule cannot be used.
     #[error(transparent)]
     Diffusion(#[from] crate::diffusion::Error),

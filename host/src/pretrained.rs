@@ -92,6 +92,11 @@ pub fn embedded_config() -> Result<DitConfig, Error> {
     Ok(DitConfig::from_json(CONFIG, "the embedded config.json")?)
 }
 
+/// Names of the classes of the embedded network, in the order of its labels.
+pub fn embedded_classes() -> Vec<String> {
+    crate::data::scenes::Content::Source.classes()
+}
+
 fn embedded_scheduler() -> Result<SchedulerConfig, Error> {
     Ok(SchedulerConfig::from_json(SCHEDULER, Path::new("the embedded scheduler_config.json"))?)
 }

@@ -58,6 +58,7 @@ fn scene(step: u64, phase: Phase) -> Scene<'static> {
     Scene {
         services: &NoServices,
         device: &Device::Cpu,
+        profiler: None,
         step,
         phase,
     }

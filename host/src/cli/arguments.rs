@@ -147,6 +147,16 @@ impl Flags {
         self.push(section, key, flag, value.map(Value::Float));
     }
 
+    pub(super) fn yes(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        flag: &'static str,
+        given: bool,
+    ) {
+        self.push(section, key, flag, given.then_some(Value::Boolean(true)));
+    }
+
     pub(super) fn text(
         &mut self,
         section: &'static str,

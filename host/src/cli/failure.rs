@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use super::text::Palette;
-use crate::{Error, backbone, config, data, train};
+use crate::cancel::INTERRUPTED;
+use crate::plugin::failure::PluginError;
+use crate::plugin::stack;
+use crate::{Error, backbone, config, data, pretrained, sample, train};
 
 /// The system refused.
 const SYSTEM: u8 = 1;
@@ -23,6 +26,15 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// Wrong input.
+    pub(super) fn input(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            help: None,
+            code: INPUT,
+        }
+    }
+
     /// Tells it on standard error and gives the exit code.
     pub(super) fn report(&self, palette: &Palette) -> ExitCode {
         eprintln!("{} {}", palette.red("error:"), self.message);
@@ -47,7 +59,7 @@ impl<E: Into<Error>> From<E> for Failure {
 /// The way out, where the sentence itself does not say it.
 fn help(error: &Error) -> Option<String> {
     match error {
-        Error::Config(error) => error.help(),
+        Error::Config(error) | Error::Train(train::Error::Config(error)) => error.help(),
         _ => None,
     }
 }
@@ -55,8 +67,9 @@ fn help(error: &Error) -> Option<String> {
 fn code(error: &Error) -> u8 {
     match error {
         Error::Config(config::Error::Write(_)) => SYSTEM,
-        Error::Plugin(_) => PLUGIN,
+        Error::Plugin(error) => plugin_code(error),
         Error::Train(error) => train_code(error),
+        Error::Sample(sample::Error::Interrupted) => INTERRUPTED as u8,
         Error::Data(error) => data_code(error),
         Error::Backbone(error) => backbone_code(error),
         Error::Disk(_) | Error::Report(_) => SYSTEM,
@@ -68,9 +81,24 @@ fn train_code(error: &train::Error) -> u8 {
     match error {
         train::Error::NonFinite { .. } | train::Error::Tensor(_) => TRAINING,
         train::Error::Unwritable { .. } | train::Error::Disk(_) | train::Error::Report(_) => SYSTEM,
+        train::Error::Plugin(error) | train::Error::Stack(stack::Error::Plugin(error)) => {
+            plugin_code(error)
+        }
+        train::Error::Stack(_) => PLUGIN,
+        train::Error::Sample(sample::Error::Interrupted) => INTERRUPTED as u8,
         train::Error::Data(error) => data_code(error),
         train::Error::Backbone(error) => backbone_code(error),
+        train::Error::Pretrained(pretrained::Error::Backbone(error)) => backbone_code(error),
         _ => INPUT,
+    }
+}
+
+/// A plugin that stopped because it was asked to has not failed.
+fn plugin_code(error: &PluginError) -> u8 {
+    if error.is_failure() {
+        PLUGIN
+    } else {
+        INTERRUPTED as u8
     }
 }
 

@@ -15,6 +15,7 @@ mod plugin;
 mod prepare;
 mod pretrain;
 mod run;
+mod sample;
 mod text;
 mod threads;
 
@@ -78,6 +79,7 @@ enum When {
 enum Command {
     Run(run::Arguments),
     Plan(plan::Arguments),
+    Sample(sample::Arguments),
     Pretrain(pretrain::Arguments),
     #[command(subcommand)]
     Plugin(plugin::Command),
@@ -116,6 +118,7 @@ fn dispatch(command: Command, progress: &crate::report::Progress) -> Result<List
     match command {
         Command::Run(arguments) => run::run(&arguments, progress),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Sample(arguments) => sample::run(&arguments, progress),
         Command::Pretrain(arguments) => pretrain::run(&arguments, progress),
         Command::Plugin(command) => plugin::run(&command),
         Command::Model(command) => model::run(&command),

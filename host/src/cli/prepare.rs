@@ -36,7 +36,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared, Failure> {
 }
 
 /// Finds the plugins of a run and takes over their settings as resolved.
-fn plugins_of(resolved: &mut Resolved) -> Result<plugins::Resolved, Failure> {
+pub(super) fn plugins_of(resolved: &mut Resolved) -> Result<plugins::Resolved, Failure> {
     let search = Search::new(&resolved.config.plugin_dir);
     let plugins = plugins::resolve(&search, &resolved.requests())?;
     for (plugin, member) in plugins.plugins.iter().zip(&plugins.composition.plugins) {

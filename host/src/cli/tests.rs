@@ -315,6 +315,121 @@ fn resuming_refuses_what_the_saved_state_does_not_fit_and_warns_of_what_diverges
     assert!(failure.message.contains(sentence), "{}", failure.message);
 }
 
+#[derive(Debug, Parser)]
+struct OnlySample {
+    #[command(flatten)]
+    arguments: sample::Arguments,
+}
+
+fn draw(arguments: &[&str]) -> Result<Listing, Failure> {
+    let parsed = OnlySample::try_parse_from(std::iter::once(&"sample").chain(arguments)).unwrap();
+    sample::draw(
+        &parsed.arguments,
+        &Progress::hidden(),
+        &crate::cancel::Cancel::default(),
+    )
+}
+
+#[test]
+fn a_run_draws_from_its_folder_what_it_drew_at_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let grid = folder.path().join("grid.png");
+    let (out, grid) = (out.to_str().unwrap(), grid.to_str().unwrap());
+    #[derive(Debug, Parser)]
+    struct Run {
+        #[command(flatten)]
+        run: arguments::RunArguments,
+    }
+    let settings = [
+        "sample.count=2",
+        "sample.steps=2",
+        "data.count=8",
+        "train.trainable=bias",
+        "train.checkpoint_every=1",
+    ];
+    let arguments = [
+        "host",
+        "--out",
+        out,
+        "--steps",
+        "2",
+        "--batch-size",
+        "2",
+        "--lr",
+        "0.01",
+    ];
+    let sets = settings.iter().flat_map(|set| ["--set", set]);
+    let arguments = Run::try_parse_from(arguments.into_iter().chain(sets))
+        .unwrap()
+        .run;
+    let prepared = prepare::prepare(&arguments).unwrap();
+    let job = crate::train::run::Job {
+        resolved: prepared.resolved,
+        plan: prepared.plugins,
+        existing: crate::train::folder::Existing::Refuse,
+        command: "host run".to_owned(),
+    };
+    crate::train::run::run(&job, &Progress::hidden(), &crate::cancel::Cancel::default()).unwrap();
+
+    let after = std::fs::read(Path::new(out).join("samples/after.png")).unwrap();
+    draw(&["--run", out, "--out", grid]).unwrap();
+    assert_eq!(
+        std::fs::read(grid).unwrap(),
+        after,
+        "the newest checkpoint, averaged"
+    );
+    for other in [
+        &["--no-ema"][..],
+        &["--checkpoint", "1"],
+        &["--seed", "5"],
+        &["--class", "cross"],
+    ] {
+        draw(&[&["--run", out, "--out", grid][..], other].concat()).unwrap();
+        assert_ne!(std::fs::read(grid).unwrap(), after, "{other:?}");
+    }
+
+    let failure = draw(&["--run", out, "--out", grid, "--checkpoint", "7"]).unwrap_err();
+    assert_eq!(
+        (failure.code, failure.message),
+        (
+            2,
+            format!("`{out}` holds no checkpoint of step 7; saved are 1, 2")
+        )
+    );
+    let failure = draw(&["--run", out, "--out", grid, "--class", "crosss"]).unwrap_err();
+    assert!(
+        failure
+            .message
+            .ends_with("and 6 for no class, did you mean `cross`?"),
+        "{}",
+        failure.message
+    );
+}
+
+#[test]
+fn a_folder_without_a_run_draws_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let failure = draw(&["--run", path]).unwrap_err();
+    assert_eq!(
+        (failure.code, failure.message),
+        (
+            2,
+            format!("{path} is no run folder: there is no run.toml in it")
+        )
+    );
+    assert_eq!(
+        draw(&["--count", "0"]).unwrap_err().message,
+        "there is nothing to draw: --count is 0"
+    );
+    check_usage(
+        &["sample", "--run", "a", "--backbone", "b"],
+        "cannot be used with",
+    );
+    check_usage(&["sample", "--checkpoint", "3"], "--run");
+}
+
 #[test]
 fn tables_align_and_numbers_group() {
     let rows = [

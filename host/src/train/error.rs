@@ -63,6 +63,22 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// A folder to draw from that holds no checkpoint.
+    #[error("nothing to draw with in `{}`: it holds no checkpoint yet", path.display())]
+    NothingSaved {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A checkpoint that is not there.
+    #[error("`{}` holds no checkpoint of step {step}; saved are {}", path.display(), saved.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))]
+    NoSuchCheckpoint {
+        /// The run folder.
+        path: PathBuf,
+        /// The step asked for.
+        step: u64,
+        /// The steps there are.
+        saved: Vec<u64>,
+    },
     /// `--resume` with settings that would make another run of it.
     #[error("cannot resume `{}` with other settings: {differences}; use the settings of the first run, or start a new one with --out", path.display())]
     SettingsDiffer {

@@ -6,6 +6,7 @@ mod error;
 mod export;
 mod fit;
 pub mod folder;
+pub mod from_run;
 pub mod objective;
 mod optimizer;
 mod parameters;

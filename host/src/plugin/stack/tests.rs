@@ -38,6 +38,7 @@ impl Desk {
         Scene {
             services: self,
             device: &Device::Cpu,
+            profiler: None,
             step,
             phase,
         }

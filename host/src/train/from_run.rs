@@ -1,0 +1,123 @@
+//! Samples of a run that stands in its folder, or of a backbone alone: what `host sample` does.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use candle_core::{Device, Tensor};
+use plugin_api::Phase;
+
+use crate::cancel::Cancel;
+use crate::config::Resolved;
+use crate::plugin::resolve as plugins;
+use crate::plugin::stack::Stack;
+use crate::pretrained::{self, Pretrained};
+use crate::random::Streams;
+use crate::report::Progress;
+use crate::report::summary::Report;
+
+use super::checkpoint::{self, Checkpoint};
+use super::run::selections;
+use super::{Drawing, Error, Facts, Parameters, Session, Weights, draw_images, trainer};
+
+/// Which of a run's saved weights to draw with.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// The run folder; it may have been moved.
+    pub folder: PathBuf,
+    /// The plugins of its configuration.
+    pub plan: plugins::Resolved,
+    /// Steps done in the checkpoint to take; none is the newest.
+    pub step: Option<u64>,
+    /// Take the averaged weights where the run keeps them.
+    pub averaged: bool,
+}
+
+/// What to draw.
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    /// Images `[N, 3, H, W]` in `-1..=1`.
+    pub images: Tensor,
+    /// Steps of training behind them; none for a backbone alone.
+    pub step: Option<u64>,
+}
+
+/// Draws what the configuration's `[sample]` asks for: with a run's saved weights, or without any with the configuration's backbone alone.
+/// `classes` are drawn in turn where the section names none.
+///
+/// # Errors
+/// A checkpoint that is not there or does not fit, a backbone that cannot be used, a plugin that fails, or an interruption.
+pub fn draw_saved(
+    resolved: &Resolved,
+    saved: Option<&Saved>,
+    classes: &[u32],
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Drawn, Error> {
+    let config = &resolved.config;
+    let device = Device::Cpu;
+    // Looked for before the backbone loads, which takes longest.
+    let place = saved.map(|saved| find(&saved.folder, saved.step)).transpose()?;
+    let model = pretrained::open(config.backbone.path.as_deref(), &device, config.backbone.dtype.into())?;
+    let null = model.backbone.info().num_classes as u32;
+    let drawing = Drawing::new(&config.sample, classes, null, "samples");
+    let (Some(saved), Some(place)) = (saved, place) else {
+        let session = session(resolved, None, model, Parameters::new(Default::default()), progress, cancel);
+        return Ok(Drawn { images: draw_images(&session, &Weights::Frozen, &drawing)?, step: None });
+    };
+
+    let checkpoint = Checkpoint::load(&place, &device)?;
+    let step = checkpoint.state.step;
+    let mut values = checkpoint.parameters;
+    if saved.averaged {
+        values.extend(checkpoint.ema);
+    }
+    let session = session(resolved, Some(saved), model, Parameters::new(values), progress, cancel);
+    let mut stack = Stack::load(&saved.plan, &session.scene(step, Phase::BUILD))?;
+    trainer::prepare(&session, &mut stack, selections(&config.train.trainable).as_deref(), step)?;
+    stack.load_state(&session.scene(step, Phase::CHECKPOINT), &checkpoint.plugins)?;
+    let overlay = session.overlay();
+    session.backbone.check_overlay(&overlay)?;
+    session.begin(stack);
+    session.step.set(step);
+    Ok(Drawn { images: draw_images(&session, &Weights::Current(overlay), &drawing)?, step: Some(step) })
+}
+
+/// Names of the classes that a run was trained on, from its report; empty where it has none.
+pub fn classes_of(folder: &Path) -> Vec<String> {
+    Report::read(folder).map(|report| report.data.classes).unwrap_or_default()
+}
+
+/// The folder of the checkpoint asked for.
+fn find(folder: &Path, step: Option<u64>) -> Result<PathBuf, Error> {
+    let steps = checkpoint::steps(folder);
+    let Some(&newest) = steps.last() else {
+        return Err(Error::NothingSaved { path: folder.to_path_buf() });
+    };
+    match step {
+        None => Ok(checkpoint::folder(folder, newest)),
+        Some(step) if steps.contains(&step) => Ok(checkpoint::folder(folder, step)),
+        Some(step) => Err(Error::NoSuchCheckpoint { path: folder.to_path_buf(), step, saved: steps }),
+    }
+}
+
+/// A session that draws and never trains, which `steps: 0` tells the plugins.
+fn session(
+    resolved: &Resolved,
+    saved: Option<&Saved>,
+    model: Pretrained,
+    parameters: Parameters,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Rc<Session> {
+    let train = &resolved.config.train;
+    let members = saved.map(|saved| saved.plan.composition.plugins.as_slice()).unwrap_or_default();
+    let facts = Facts {
+        seed: train.seed,
+        batch_size: train.batch_size,
+        accumulation: train.accumulation,
+        classes: saved.map(|saved| classes_of(&saved.folder)).unwrap_or_default(),
+        plugins: members.iter().map(|member| member.id.clone()).collect(),
+        ..Facts::default()
+    };
+    Rc::new(Session::new(model, facts, parameters, Streams::new(train.seed), progress.clone(), cancel.clone()))
+}
