@@ -61,6 +61,7 @@ pub(crate) fn read(path: &Path) -> Result<Picture, String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn picture() -> Picture {
