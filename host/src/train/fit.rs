@@ -67,10 +67,7 @@ impl Trainer {
             let start = Instant::now();
             let session = self.session.clone();
             let whole = session.profiler.step();
-            let result = session.stack().and_then(|stack| self.step(stack)).and_then(|metrics| {
-                self.mark()?;
-                Ok(metrics)
-            });
+            let result = session.stack().and_then(|stack| self.step(stack));
             drop(whole);
             let mut metrics = match result {
                 Ok(metrics) => metrics,

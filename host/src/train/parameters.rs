@@ -111,7 +111,8 @@ impl Parameters {
     }
 }
 
-/// An exponential moving average of the parameters: `average = decay * average + (1 - decay) * value` after every step.
+/// An exponential moving average of the parameters: `average = d * average + (1 - d) * value` after every step, where `d` rises to `decay`
+/// as `n / (n + 9)` over the first steps `n`, so that an average of few steps is not mostly its start (diffusers' rule).
 #[derive(Debug)]
 pub struct Ema {
     decay: f64,
@@ -132,15 +133,27 @@ impl Ema {
         Ok(Self { decay, averages })
     }
 
-    /// Follows the parameters by one step.
-    pub fn update(&mut self, parameters: &Parameters) -> Result<(), Error> {
+    /// Follows the parameters after step `step`, counted from 1.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn update(&mut self, parameters: &Parameters, step: u64) -> Result<(), Error> {
+        let decay = self.decay_at(step);
         for parameter in parameters.iter() {
             if let Some(average) = self.averages.get_mut(&parameter.name) {
                 let value = parameter.var.as_detached_tensor();
-                *average = (average.affine(self.decay, 0.0)? + value.affine(1.0 - self.decay, 0.0)?)?;
+                *average = (average.affine(decay, 0.0)? + value.affine(1.0 - decay, 0.0)?)?;
             }
         }
         Ok(())
+    }
+
+    /// The share of the old average that step `step` keeps, counted from 1; the first keeps nothing.
+    fn decay_at(&self, step: u64) -> f64 {
+        match step {
+            0 | 1 => 0.0,
+            step => (step as f64 / (step as f64 + 9.0)).min(self.decay),
+        }
     }
 
     /// The averages by parameter name.

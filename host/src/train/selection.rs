@@ -11,7 +11,7 @@ use super::Error;
 /// - `all`: every parameter.
 /// - `none`: no parameter.
 /// - `bias`: BitFit (Ben Zaken et al. 2022): every bias.
-/// - `diffit`: DiffFit (Xie et al. 2023): every bias, the norms and the class embedding.
+/// - `diffit`: DiffFit (Xie et al. 2023) without its learned scales: every bias, the norms and the class embedding.
 fn globs(selection: &str) -> Vec<&str> {
     match selection {
         "all" => vec!["**"],

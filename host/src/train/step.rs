@@ -9,6 +9,7 @@ use plugin_api::Phase;
 use crate::backbone::{Conditioning, Input};
 use crate::data::Batch;
 use crate::ops::optim::{clip_scale, grad_norm};
+use crate::plugin::slots::Slot;
 use crate::plugin::stack::{Finished, NetworkInput, Predicted, Stack};
 use crate::report::{Phase as Time, StepMetrics};
 
@@ -66,13 +67,17 @@ impl Trainer {
             let clip = if self.settings.clip > 0.0 { clip_scale(norm, self.settings.clip) } else { 1.0 };
             self.optimizer.step(lr, &gradients, clip / accumulation as f64)?;
             if let Some(ema) = &mut self.ema {
-                ema.update(&session.parameters.borrow())?;
+                ema.update(&session.parameters.borrow(), self.done + 1)?;
             }
             norm
         };
 
-        let metrics = session.metrics.borrow().clone();
-        if let Some(forward) = &last {
+        // The step stands from here on, whatever an observer does.
+        self.done += 1;
+        session.step.set(self.done);
+        self.mark()?;
+        if let Some(forward) = last.filter(|_| stack.takes(Slot::Observe)) {
+            let metrics = session.metrics.borrow().clone();
             let finished = Finished {
                 at: forward.predicted(),
                 loss,
@@ -82,10 +87,9 @@ impl Trainer {
                 learning_rate: lr,
                 metrics: &metrics,
             };
-            stack.observe(&session.scene(self.done, Phase::TRAIN), &finished)?;
+            stack.observe(&session.scene(self.done - 1, Phase::TRAIN), &finished)?;
+            self.mark()?;
         }
-        self.done += 1;
-        session.step.set(self.done);
         let named = std::mem::take(&mut *session.metrics.borrow_mut());
         Ok(StepMetrics { step: self.done, loss, lr, grad_norm: norm, named, ..StepMetrics::default() })
     }
