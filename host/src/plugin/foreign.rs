@@ -15,8 +15,8 @@ use super::failure::{Moment, PluginError};
 use super::load::Loaded;
 use super::services::{Caller, Context, Services, Speaking};
 use super::slots::Slot;
-use crate::report::Profiler;
 use super::{handle, services, tensor_ops};
+use crate::report::Profiler;
 
 /// What a hook sees of the host: whom it can ask, and where in the run it stands.
 #[derive(Clone, Copy)]
