@@ -19,8 +19,8 @@ use super::failure::{Moment, PluginError};
 use super::load::Loaded;
 use super::services::{Caller, Context, Services, Speaking};
 use super::slots::Slot;
-use crate::report::Profiler;
 use super::{handle, services, tensor_ops};
+use crate::report::Profiler;
 
 /// What a hook sees of the host: whom it can ask, and where in the run it stands.
 #[derive(Clone, Copy)]
@@ -164,7 +164,10 @@ impl Foreign {
         let slot = Slot::from_code(C::SLOT.code);
         let _busy = self.admit(moment(scene, slot))?;
         let start = Instant::now();
-        let _time = scene.profiler.zip(slot).map(|(profiler, slot)| profiler.hook(&self.name, slot.name()));
+        let _time = scene
+            .profiler
+            .zip(slot)
+            .map(|(profiler, slot)| profiler.hook(&self.name, slot.name()));
         let mut request = std::mem::ManuallyDrop::new(message.encode());
         let mut reply = Packet::new();
         let crossed = self.cross(scene, slot, |host, failure| {

@@ -29,7 +29,8 @@ impl Bank {
         let images = (0..settings.memory as usize)
             .map(|number| {
                 let path = file(entry.path(), number);
-                let image = image::open(&path).map_err(|error| damaged(&path, entry.path(), &error))?;
+                let image =
+                    image::open(&path).map_err(|error| damaged(&path, entry.path(), &error))?;
                 Ok(image.into_rgb8())
             })
             .collect::<Result<_>>()?;
@@ -46,15 +47,26 @@ impl Bank {
     /// # Errors
     /// When the host fails.
     pub(crate) fn select(&self, numbers: &[u32], host: &Host) -> Result<Tensor> {
-        let chosen: Vec<&RgbImage> = numbers.iter().map(|&number| &self.images[number as usize]).collect();
+        let chosen: Vec<&RgbImage> = numbers
+            .iter()
+            .map(|&number| &self.images[number as usize])
+            .collect();
         let (width, height) = self.images[0].dimensions();
         let mut values = Vec::with_capacity(chosen.len() * 3 * (width * height) as usize);
         for image in &chosen {
             for channel in 0..3 {
-                values.extend(image.pixels().map(|pixel| f32::from(pixel[channel]) / 127.5 - 1.0));
+                values.extend(
+                    image
+                        .pixels()
+                        .map(|pixel| f32::from(pixel[channel]) / 127.5 - 1.0),
+                );
             }
         }
-        Tensor::from_slice(&values, [chosen.len(), 3, height as usize, width as usize], host)
+        Tensor::from_slice(
+            &values,
+            [chosen.len(), 3, height as usize, width as usize],
+            host,
+        )
     }
 }
 
@@ -80,7 +92,12 @@ fn draw(settings: &DiffTuningSettings, host: &Host, folder: &Path) -> Result<()>
         let images = host.sample(SampleRequest {
             first: first as u64,
             batch_size: batch,
-            class_labels: classes.map(|classes| numbers.clone().map(|number| number as u32 % classes).collect()),
+            class_labels: classes.map(|classes| {
+                numbers
+                    .clone()
+                    .map(|number| number as u32 % classes)
+                    .collect()
+            }),
             steps: settings.memory_steps as usize,
             guidance: settings.memory_guidance,
             seed: settings.memory_seed,
@@ -105,7 +122,11 @@ fn save(images: &Tensor, first: usize, folder: &Path) -> Result<()> {
     for (number, image) in values.chunks_exact(3 * plane).take(count).enumerate() {
         let pixel = |x: u32, y: u32| {
             let at = y as usize * width + x as usize;
-            let level = |channel: usize| ((image[channel * plane + at] + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
+            let level = |channel: usize| {
+                ((image[channel * plane + at] + 1.0) * 127.5)
+                    .round()
+                    .clamp(0.0, 255.0) as u8
+            };
             image::Rgb([level(0), level(1), level(2)])
         };
         let path = file(folder, first + number);
