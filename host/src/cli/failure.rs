@@ -35,6 +35,14 @@ impl Failure {
         }
     }
 
+    /// The system refused.
+    pub(super) fn system(message: impl Into<String>) -> Self {
+        Self {
+            code: SYSTEM,
+            ..Self::input(message)
+        }
+    }
+
     /// Tells it on standard error and gives the exit code.
     pub(super) fn report(&self, palette: &Palette) -> ExitCode {
         eprintln!("{} {}", palette.red("error:"), self.message);

@@ -7,6 +7,7 @@ mod arguments;
 mod data;
 mod doctor;
 mod failure;
+mod interruption;
 mod logging;
 mod model;
 mod panics;

@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::arguments::{Flags, whole};
 use super::failure::Failure;
+use super::interruption::{interrupted, watch};
 use super::text::Listing;
 use super::threads;
-use crate::cancel::{Cancel, INTERRUPTED};
 use crate::config::resolve::shorten_warmup;
 use crate::config::{Overrides, check_ranges, resolve_sections};
 use crate::report::Progress;
@@ -57,27 +57,15 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
     let text = toml::to_string_pretty(&recipe).unwrap_or_default();
     crate::fs::write_atomic(&out.join(RECIPE_FILE), text.as_bytes())?;
 
-    let cancel = Cancel::on_signal().map_err(|error| {
-        crate::fs::Error::io("watch for Ctrl-C in", &out, std::io::Error::other(error))
-    })?;
-    Ok(
-        match pretrain(&recipe, &out, arguments.resume, progress, &cancel)? {
-            Ending::Finished => Listing::text(format!(
-                "wrote the backbone to {}",
-                out.join("backbone").display()
-            )),
-            Ending::Interrupted(Some(checkpoint)) => Listing::text(format!(
-                "interrupted; saved in {}, continue with `host pretrain --resume --out {}`",
-                checkpoint.display(),
-                out.display()
-            ))
-            .ending(INTERRUPTED as u8),
-            Ending::Interrupted(None) => {
-                Listing::text("interrupted before the first step; there is nothing to continue")
-                    .ending(INTERRUPTED as u8)
-            }
-        },
-    )
+    let cancel = watch()?;
+    let ending = pretrain(&recipe, &out, arguments.resume, progress, &cancel)?;
+    Ok(match ending {
+        Ending::Finished => Listing::text(format!(
+            "wrote the backbone to {}",
+            out.join("backbone").display()
+        )),
+        Ending::Interrupted(checkpoint) => interrupted("pretrain", checkpoint.as_deref(), &out),
+    })
 }
 
 /// The recipe and the folder, from the file, the flags and the defaults.

@@ -4,10 +4,10 @@ use clap::Args;
 
 use super::arguments::RunArguments;
 use super::failure::Failure;
+use super::interruption::{interrupted, watch};
 use super::prepare::prepare;
 use super::text::Listing;
 use super::threads;
-use crate::cancel::{Cancel, INTERRUPTED};
 use crate::report::Progress;
 use crate::train::Ending;
 use crate::train::folder::Existing;
@@ -36,28 +36,13 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
         resolved: prepared.resolved,
         plan: prepared.plugins,
     };
-    let cancel = Cancel::on_signal().map_err(|error| {
-        crate::fs::Error::io(
-            "watch for Ctrl-C in",
-            job.resolved.out(),
-            std::io::Error::other(error),
-        )
-    })?;
+    let cancel = watch()?;
     let out = job.resolved.out();
     Ok(match train(&job, progress, &cancel)? {
         Ending::Finished => Listing::text(format!(
             "finished; look at {}",
             out.join("report.html").display()
         )),
-        Ending::Interrupted(Some(checkpoint)) => Listing::text(format!(
-            "interrupted; saved in {}, continue with `host run --resume --out {}`",
-            checkpoint.display(),
-            out.display()
-        ))
-        .ending(INTERRUPTED as u8),
-        Ending::Interrupted(None) => {
-            Listing::text("interrupted before the first step; there is nothing to continue")
-                .ending(INTERRUPTED as u8)
-        }
+        Ending::Interrupted(checkpoint) => interrupted("run", checkpoint.as_deref(), out),
     })
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::arguments::{Flags, whole};
 use super::failure::Failure;
+use super::interruption::watch;
 use super::prepare::plugins_of;
 use super::text::Listing;
 use super::threads;
@@ -86,14 +87,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing, Failure> {
     threads::set(arguments.threads.unwrap_or(0) as usize);
-    let cancel = Cancel::on_signal().map_err(|error| {
-        crate::fs::Error::io(
-            "watch for Ctrl-C, drawing",
-            &arguments.out,
-            std::io::Error::other(error),
-        )
-    })?;
-    draw(arguments, progress, &cancel)
+    draw(arguments, progress, &watch()?)
 }
 
 /// The command, once the process is set up for it.

@@ -130,6 +130,15 @@ impl<T: Default + Serialize + DeserializeOwned> Layers<T> {
         Ok(())
     }
 
+    /// Lays what flags of the command line say.
+    pub(super) fn lay_flags(&mut self, flags: &[Assignment]) -> Result<(), Error> {
+        for flag in flags {
+            let origin = Origin::Flag(flag.flag);
+            self.lay(flag.section, flag.key, flag.value.clone(), origin)?;
+        }
+        Ok(())
+    }
+
     /// Lays one value over what is there, after checking that the key exists and takes such a value.
     pub(super) fn lay(
         &mut self,

@@ -125,14 +125,7 @@ pub fn resolve(overrides: &Overrides) -> Result<Resolved, Error> {
         layers.lay_file(file, path)?;
         anchor_paths(&mut layers, base);
     }
-    for flag in &overrides.flags {
-        layers.lay(
-            flag.section,
-            flag.key,
-            flag.value.clone(),
-            Origin::Flag(flag.flag),
-        )?;
-    }
+    layers.lay_flags(&overrides.flags)?;
     for argument in &overrides.plugins {
         plugins.add(argument)?;
     }
@@ -175,14 +168,7 @@ where
         layers.lay_file(read_table(path)?, path)?;
         anchor_paths(&mut layers, path.parent().unwrap_or(Path::new("")));
     }
-    for flag in &overrides.flags {
-        layers.lay(
-            flag.section,
-            flag.key,
-            flag.value.clone(),
-            Origin::Flag(flag.flag),
-        )?;
-    }
+    layers.lay_flags(&overrides.flags)?;
     for text in &overrides.sets {
         let Setting { target, key, value } = Setting::parse(text)?;
         if !layers.is_section(target) {
