@@ -1,4 +1,4 @@
-//! `host plugin list` and `host plugin inspect`: what there is, without executing any of it.
+//! `host plugin list`, `inspect` and `lock`: what there is, without executing any of it.
 
 use integration_tests::{Lab, Library, third_party};
 use serde_json::json;
@@ -102,4 +102,33 @@ fn inspecting_executes_nothing_of_a_file_that_no_process_survives() {
     // It would have shown.
     let ran = lab.train("--plugin probe --steps 1 --out run");
     assert_eq!(ran.code, None, "{}", ran.told());
+}
+
+#[test]
+fn a_locked_run_refuses_plugin_files_other_than_those_locked() {
+    let lab = Lab::new();
+    let original = std::fs::read(lab.plugin("diff_tuning")).unwrap();
+    let lock = |plugins: &str| lab.host(&format!("plugin lock {plugins} --out my.lock"));
+    lock("").refused(2, &["no plugins to lock"]);
+    lab.host("plan --plugin diff_tuning --locked my.lock")
+        .refused(2, &["my.lock"]);
+
+    lock("--plugin diff_tuning").done();
+    lab.host("plan --plugin diff_tuning --locked my.lock")
+        .done();
+    lab.host("plan --plugin probe --locked my.lock")
+        .refused(2, &["`probe` is not in the lock file"]);
+
+    // A byte more changes nothing but the hash.
+    let changed = lab.path("plugins").join("libdiff_tuning.so");
+    std::fs::create_dir_all(lab.path("plugins")).unwrap();
+    std::fs::write(&changed, [original.as_slice(), &[0]].concat()).unwrap();
+    lab.host("plan --plugin diff_tuning").done();
+    for command in ["plan", "run"] {
+        lab.host(&format!("{command} --plugin diff_tuning --locked my.lock"))
+            .refused(2, &["is not the locked `diff_tuning`", "SHA-256"]);
+    }
+    lock("--plugin diff_tuning").done();
+    lab.host("plan --plugin diff_tuning --locked my.lock")
+        .done();
 }
