@@ -82,7 +82,7 @@ impl PrepareHook for DiffTuning {
         }
         let bank = Bank::open(&self.settings, host)?;
         tracing::info!(
-            "each batch of {} holds {count} of {} memory images",
+            "{count} of the {} samples of a batch come from {} memory images",
             run.batch_size,
             bank.len()
         );
