@@ -12,7 +12,7 @@ mod layers;
 mod pass;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

@@ -231,3 +231,101 @@ impl<'a> Swapped<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use candle_core::Device;
+
+    const NAME: &str = "w";
+
+    fn tensor(values: [f32; 2]) -> Tensor {
+        Tensor::new(&values, &Device::Cpu).unwrap()
+    }
+
+    fn parameters(values: [f32; 2]) -> Parameters {
+        let mut parameters = Parameters::default();
+        let value = tensor(values);
+        parameters
+            .add(NAME.to_owned(), Owner::Backbone, true, &value)
+            .unwrap();
+        parameters
+    }
+
+    fn set(parameters: &Parameters, values: [f32; 2]) {
+        let parameter = parameters.get(NAME).unwrap();
+        parameter.var.set(&tensor(values)).unwrap();
+    }
+
+    fn bits(tensor: &Tensor) -> Vec<u32> {
+        let values = tensor.to_vec1::<f32>().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    }
+
+    #[test]
+    fn an_average_keeps_a_share_that_rises_to_the_decay() {
+        let parameters = parameters([100.0, -100.0]);
+        let mut ema = Ema::new(0.2, &parameters, BTreeMap::new()).unwrap();
+        // The start is forgotten at once; then 2 / 11 is kept, then 3 / 12 would be, which is above the decay.
+        let (mut expected, kept) = ([0f64; 2], [0.0, 2.0 / 11.0, 0.2]);
+        for (step, kept) in kept.into_iter().enumerate() {
+            let value = [0.1 + step as f32, -2.5 * step as f32];
+            set(&parameters, value);
+            ema.update(&parameters, step as u64 + 1).unwrap();
+            for (expected, value) in expected.iter_mut().zip(value) {
+                *expected = *expected * kept + f64::from(value) * (1.0 - kept);
+            }
+            let average = ema.values()[NAME].to_vec1::<f32>().unwrap();
+            for (average, expected) in average.iter().zip(expected) {
+                assert!(
+                    (f64::from(*average) - expected).abs() < 1e-6,
+                    "{average} and {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_saved_average_goes_on_bit_for_bit() {
+        let parameters = parameters([0.3, 0.7]);
+        let mut whole = Ema::new(0.99, &parameters, BTreeMap::new()).unwrap();
+        whole.update(&parameters, 1).unwrap();
+        set(&parameters, [1.1, -0.2]);
+        let mut resumed = Ema::new(0.99, &parameters, whole.values().clone()).unwrap();
+        whole.update(&parameters, 2).unwrap();
+        resumed.update(&parameters, 2).unwrap();
+        assert_eq!(bits(&whole.values()[NAME]), bits(&resumed.values()[NAME]));
+    }
+
+    #[test]
+    fn swapped_values_show_to_all_who_hold_the_parameter_and_the_trained_come_back_bit_for_bit() {
+        let trained = [0.1 + 0.2, 1.0e-40];
+        let parameters = parameters(trained);
+        let list: Vec<Parameter> = parameters.iter().cloned().collect();
+        let held = list[0].var.as_tensor().clone();
+        let others = BTreeMap::from([(NAME.to_owned(), tensor([5.0, 6.0]))]);
+        let swapped = Swapped::new(&list, &others).unwrap();
+        assert_eq!(held.to_vec1::<f32>().unwrap(), [5.0, 6.0]);
+        swapped.restore().unwrap();
+        assert_eq!(bits(&held), trained.map(f32::to_bits));
+    }
+
+    #[test]
+    fn a_parameter_starts_at_its_saved_value_once() {
+        let saved = BTreeMap::from([(NAME.to_owned(), tensor([7.0, 8.0]))]);
+        let mut parameters = Parameters::new(saved);
+        assert!(parameters.refuse_unclaimed().is_err());
+        let start = tensor([0.0, 0.0]);
+        let add = |parameters: &mut Parameters| {
+            parameters.add(NAME.to_owned(), Owner::Backbone, true, &start)
+        };
+        let var = add(&mut parameters).unwrap();
+        assert_eq!(var.to_vec1::<f32>().unwrap(), [7.0, 8.0]);
+        parameters.refuse_unclaimed().unwrap();
+        assert!(matches!(
+            add(&mut parameters),
+            Err(Error::ParameterTaken { .. })
+        ));
+    }
+}

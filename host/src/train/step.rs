@@ -366,3 +366,6 @@ fn accumulate(
 fn images(batch: &Batch) -> Result<&Tensor, Error> {
     batch.tensors.get("images").ok_or(Error::NoImages)
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,7 +80,7 @@ impl Case {
 }
 
 /// A backbone whose every weight matters: a fresh DiT predicts zero whatever its input.
-fn lively(config: DitConfig) -> Backbone {
+pub(crate) fn lively(config: DitConfig) -> Backbone {
     let fresh = Backbone::init(config.clone(), 0, &Device::Cpu).unwrap();
     let mut stream = crate::random::Stream::new(0, "lively");
     let tensors = fresh
@@ -93,7 +93,7 @@ fn lively(config: DitConfig) -> Backbone {
     Backbone::from_parts(config, tensors).unwrap()
 }
 
-fn tiny() -> DitConfig {
+pub(crate) fn tiny() -> DitConfig {
     DitConfig {
         num_attention_heads: 2,
         attention_head_dim: 8,
