@@ -9,6 +9,7 @@
 #![deny(unsafe_code)]
 
 mod bank;
+mod png_file;
 mod settings;
 mod timesteps;
 
