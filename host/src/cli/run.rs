@@ -37,11 +37,18 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
         plan: prepared.plugins,
     };
     let cancel = Cancel::on_signal().map_err(|error| {
-        crate::fs::Error::io("watch for Ctrl-C in", job.resolved.out(), std::io::Error::other(error))
+        crate::fs::Error::io(
+            "watch for Ctrl-C in",
+            job.resolved.out(),
+            std::io::Error::other(error),
+        )
     })?;
     let out = job.resolved.out();
     Ok(match train(&job, progress, &cancel)? {
-        Ending::Finished => Listing::text(format!("finished; look at {}", out.join("report.html").display())),
+        Ending::Finished => Listing::text(format!(
+            "finished; look at {}",
+            out.join("report.html").display()
+        )),
         Ending::Interrupted(checkpoint) => Listing::text(format!(
             "interrupted; saved in {}, continue with `host run --resume --out {}`",
             checkpoint.display(),
