@@ -27,6 +27,9 @@ pub enum Error {
     /// There is nothing to tell about a plugin.
     #[error(transparent)]
     Inspect(#[from] crate::plugin::listing::Error),
+    /// The plugins are not those of the lock file.
+    #[error(transparent)]
+    Lock(#[from] crate::plugin::lock::Error),
     /// A plugin failed while it ran.
     #[error(transparent)]
     Plugin(#[from] crate::plugin::failure::PluginError),

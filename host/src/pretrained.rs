@@ -32,7 +32,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// The network works on something else than RGB images.
-    #[error("the backbone works on {channels} channels and comes without a `vae/`, but images have 3; use a pixel-space backbone with 3 input channels")]
+    #[error(
+        "the backbone works on {channels} channels and comes without a `vae/`, but images have 3; use a pixel-space backbone with 3 input channels"
+    )]
     Channels {
         /// The network's input channels.
         channels: usize,
@@ -56,17 +58,23 @@ pub struct Pretrained {
 /// What cannot be read or used, before any weight is.
 pub fn inspect(path: Option<&Path>) -> Result<ModelInfo, Error> {
     let info = match path {
-        None => Backbone::from_bytes(CONFIG, WEIGHTS, &Device::Cpu, DType::F32)?.info().clone(),
+        None => Backbone::from_bytes(CONFIG, WEIGHTS, &Device::Cpu, DType::F32)?
+            .info()
+            .clone(),
         Some(path) => {
             if path.join("vae").is_dir() {
-                return Err(Error::LatentSpace { path: path.to_path_buf() });
+                return Err(Error::LatentSpace {
+                    path: path.to_path_buf(),
+                });
             }
             scheduler(path)?;
             backbone::inspect(path)?.info
         }
     };
     if info.in_channels != 3 {
-        return Err(Error::Channels { channels: info.in_channels });
+        return Err(Error::Channels {
+            channels: info.in_channels,
+        });
     }
     Ok(info)
 }
@@ -77,11 +85,27 @@ pub fn inspect(path: Option<&Path>) -> Result<ModelInfo, Error> {
 /// As [`inspect`], and whatever the weights hold.
 pub fn open(path: Option<&Path>, device: &Device, dtype: DType) -> Result<Pretrained, Error> {
     let (backbone, config) = match path {
-        None => (Backbone::from_bytes(CONFIG, WEIGHTS, device, dtype)?, embedded_scheduler()?),
-        Some(path) => (Backbone::open(path, device, dtype)?, scheduler(path)?),
+        None => (
+            Backbone::from_bytes(CONFIG, WEIGHTS, device, dtype)?,
+            embedded_scheduler()?,
+        ),
+        Some(path) => {
+            // Here and not where it is read, so that a run that first looks at the headers says it once.
+            if scheduler_file(path).is_none() {
+                tracing::warn!(
+                    "`{}` has no scheduler_config.json: taking DiT's own (linear betas, epsilon prediction)",
+                    path.display()
+                );
+            }
+            (Backbone::open(path, device, dtype)?, scheduler(path)?)
+        }
     };
     let process = Process::new(config, backbone.info().learned_variance)?;
-    Ok(Pretrained { backbone, process, encoder: Encoder::Pixels })
+    Ok(Pretrained {
+        backbone,
+        process,
+        encoder: Encoder::Pixels,
+    })
 }
 
 /// The configuration of the embedded network.
@@ -98,20 +122,31 @@ pub fn embedded_classes() -> Vec<String> {
 }
 
 fn embedded_scheduler() -> Result<SchedulerConfig, Error> {
-    Ok(SchedulerConfig::from_json(SCHEDULER, Path::new("the embedded scheduler_config.json"))?)
+    Ok(SchedulerConfig::from_json(
+        SCHEDULER,
+        Path::new("the embedded scheduler_config.json"),
+    )?)
 }
 
 /// The scheduler beside a network: in `scheduler/` of the pipeline, or in the network's own folder. Without one, DiT's own: linear betas, the
 /// network predicts the noise.
 fn scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
-    let beside = path.parent().map(|parent| parent.join("scheduler"));
-    let folders = [Some(path.join("scheduler")), Some(path.to_path_buf()), beside];
-    let files = folders.into_iter().flatten().map(|folder| folder.join("scheduler_config.json"));
-    match files.into_iter().find(|file| file.is_file()) {
+    match scheduler_file(path) {
         Some(file) => Ok(SchedulerConfig::read(&file)?),
-        None => {
-            tracing::warn!("`{}` has no scheduler_config.json: taking DiT's own (linear betas, epsilon prediction)", path.display());
-            Ok(SchedulerConfig::default())
-        }
+        None => Ok(SchedulerConfig::default()),
     }
+}
+
+fn scheduler_file(path: &Path) -> Option<PathBuf> {
+    let beside = path.parent().map(|parent| parent.join("scheduler"));
+    let folders = [
+        Some(path.join("scheduler")),
+        Some(path.to_path_buf()),
+        beside,
+    ];
+    let mut files = folders
+        .into_iter()
+        .flatten()
+        .map(|folder| folder.join("scheduler_config.json"));
+    files.find(|file| file.is_file())
 }

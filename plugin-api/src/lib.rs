@@ -138,3 +138,12 @@ pub use services::{
 };
 pub use settings::Settings;
 pub use tensor::{Conv2d, D, Dim, Dims, Operand, Tensor};
+
+// The code on these pages is compiled by `cargo test --doc`.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/src/plugin_guide.md")]
+struct PluginGuide;

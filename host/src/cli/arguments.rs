@@ -8,18 +8,40 @@ use toml::Value;
 use crate::config::{Assignment, Error, Overrides, PluginArgument, Resolved, resolve};
 use crate::train::folder::RUN_FILE;
 
-/// What a run is made of: the same for `run` and `plan`.
+/// Which plugins, and where they come from: the same for all that use plugins.
 #[derive(Debug, Clone, Default, Args)]
-pub(super) struct RunArguments {
+pub(super) struct PluginArguments {
     /// A plugin to use: a name, the path of its file, or either followed by ` as OTHER`; may be repeated
     #[arg(long = "plugin", value_name = "NAME|PATH", value_parser = plugin_argument)]
     plugins: Vec<PluginArgument>,
-    /// Set any key of the run file or any setting of a plugin; may be repeated
-    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    sets: Vec<String>,
+    /// Look for plugins in this folder first; may be repeated
+    #[arg(long = "plugin-dir", value_name = "DIR")]
+    plugin_dirs: Vec<PathBuf>,
     /// The run file; flags and --set win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+impl PluginArguments {
+    /// What was said about the plugins.
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides {
+            config: self.config.clone(),
+            plugins: self.plugins.clone(),
+            plugin_dirs: self.plugin_dirs.clone(),
+            ..Overrides::default()
+        }
+    }
+}
+
+/// What a run is made of: the same for `run` and `plan`.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct RunArguments {
+    #[command(flatten)]
+    plugins: PluginArguments,
+    /// Set any key of the run file or any setting of a plugin; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    sets: Vec<String>,
     /// The pretrained backbone: a diffusers folder or a DiT checkpoint file [default: the embedded one]
     #[arg(long, value_name = "DIR")]
     backbone: Option<PathBuf>,
@@ -47,9 +69,9 @@ pub(super) struct RunArguments {
     /// The run folder [default: runs/NAMES-OF-PLUGINS]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Look for plugins in this folder first; may be repeated
-    #[arg(long = "plugin-dir", value_name = "DIR")]
-    plugin_dirs: Vec<PathBuf>,
+    /// Refuse plugins other than those in this file, which `host plugin lock` wrote
+    #[arg(long, value_name = "FILE")]
+    pub(super) locked: Option<PathBuf>,
     /// Continue the run in the run folder, bit for bit; settings not given are those of that run
     #[arg(long, conflicts_with = "overwrite")]
     pub(super) resume: bool,
@@ -62,7 +84,7 @@ impl RunArguments {
     /// Everything decided. On `--resume` without `--config` the run folder's own run file comes under the flags.
     pub(super) fn resolve(&self) -> Result<Resolved, Error> {
         let overrides = self.overrides();
-        if !self.resume || self.config.is_some() {
+        if !self.resume || self.plugins.config.is_some() {
             return resolve(&overrides);
         }
         // Without --out the folder follows from the plugins, which only resolving tells.
@@ -98,11 +120,9 @@ impl RunArguments {
         );
         flags.path("run", "out", "--out", self.out.as_deref());
         Overrides {
-            config: self.config.clone(),
-            plugins: self.plugins.clone(),
-            plugin_dirs: self.plugin_dirs.clone(),
             flags: flags.0,
             sets: self.sets.clone(),
+            ..self.plugins.overrides()
         }
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::text::Palette;
 use crate::cancel::INTERRUPTED;
 use crate::plugin::failure::PluginError;
-use crate::plugin::stack;
+use crate::plugin::{lock, stack};
 use crate::{Error, backbone, config, data, pretrained, sample, train};
 
 /// The system refused.
@@ -66,7 +66,7 @@ fn help(error: &Error) -> Option<String> {
 
 fn code(error: &Error) -> u8 {
     match error {
-        Error::Config(config::Error::Write(_)) => SYSTEM,
+        Error::Config(config::Error::Write(_)) | Error::Lock(lock::Error::Unwritable(_)) => SYSTEM,
         Error::Plugin(error) => plugin_code(error),
         Error::Train(error) => train_code(error),
         Error::Sample(sample::Error::Interrupted) => INTERRUPTED as u8,

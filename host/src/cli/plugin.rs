@@ -5,16 +5,21 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::arguments::PluginArguments;
 use super::failure::Failure;
+use super::prepare::plugins_of;
 use super::text::{Listing, grouped, indented, table};
+use crate::config::resolve;
 use crate::plugin::discover::Search;
 use crate::plugin::listing::{self, Entry, Inspection};
+use crate::plugin::lock;
 
 /// See which plugins there are and what they do
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     List(List),
     Inspect(Inspect),
+    Lock(Lock),
 }
 
 /// List the plugins that are found, without executing any
@@ -42,6 +47,16 @@ pub(super) struct Inspect {
     json: bool,
 }
 
+/// Write which files a run's plugins are, by SHA-256, for `host run --locked`; without executing any
+#[derive(Debug, Args)]
+pub(super) struct Lock {
+    #[command(flatten)]
+    plugins: PluginArguments,
+    /// Where to write it
+    #[arg(long, value_name = "FILE", default_value = "plugins.lock")]
+    out: PathBuf,
+}
+
 pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
     match command {
         Command::List(arguments) => {
@@ -61,7 +76,22 @@ pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
                 || json!(inspection),
             ))
         }
+        Command::Lock(arguments) => write_lock(arguments),
     }
+}
+
+fn write_lock(arguments: &Lock) -> Result<Listing, Failure> {
+    let mut resolved = resolve(&arguments.plugins.overrides())?;
+    let plugins = plugins_of(&mut resolved)?.plugins;
+    if plugins.is_empty() {
+        return Err(Failure::input(
+            "there are no plugins to lock; name them with --plugin or --config",
+        ));
+    }
+    let names: Vec<_> = plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+    lock::Lock::of(plugins.iter().map(|plugin| &plugin.checked)).write(&arguments.out)?;
+    let (names, out) = (names.join(", "), arguments.out.display());
+    Ok(Listing::text(format!("locked {names} in {out}")))
 }
 
 /// A table of plugins; those that cannot be used say why.

@@ -5,6 +5,7 @@ use super::arguments::RunArguments;
 use super::failure::Failure;
 use crate::config::{Effect, Overrides, Resolved, compare, resolve};
 use crate::plugin::discover::Search;
+use crate::plugin::lock::Lock;
 use crate::plugin::resolve as plugins;
 use crate::train;
 use crate::train::folder::RUN_FILE;
@@ -24,6 +25,9 @@ pub(super) struct Prepared {
 pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared, Failure> {
     let mut resolved = arguments.resolve()?;
     let plugins = plugins_of(&mut resolved)?;
+    if let Some(file) = &arguments.locked {
+        Lock::read(file)?.verify(plugins.plugins.iter().map(|plugin| &plugin.checked))?;
+    }
     let mut notes = plugins.notes.clone();
     if arguments.resume {
         notes.extend(refuse_other_settings(&resolved)?);

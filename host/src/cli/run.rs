@@ -49,11 +49,15 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
             "finished; look at {}",
             out.join("report.html").display()
         )),
-        Ending::Interrupted(checkpoint) => Listing::text(format!(
+        Ending::Interrupted(Some(checkpoint)) => Listing::text(format!(
             "interrupted; saved in {}, continue with `host run --resume --out {}`",
             checkpoint.display(),
             out.display()
         ))
         .ending(INTERRUPTED as u8),
+        Ending::Interrupted(None) => {
+            Listing::text("interrupted before the first step; there is nothing to continue")
+                .ending(INTERRUPTED as u8)
+        }
     })
 }

@@ -101,7 +101,7 @@ pub enum Trainable {
     None,
     /// Every bias (BitFit).
     Bias,
-    /// Biases, norms, the class embedding, and a learned scale a block (DiffFit).
+    /// Biases, norms and the class embedding (DiffFit, without its learned scale a block).
     Diffit,
     /// Parameters whose names match one of these globs.
     Globs(Vec<String>),

@@ -1,10 +1,7 @@
-//! One instance of a loaded plugin, and the call across the boundary: guarded, timed, and refused after a failure.
+//! One instance of a loaded plugin, and the call across the boundary: guarded, charged to the profiler, and refused after a failure.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use abi_stable::std_types::RStr;
 use candle_core::Device;
@@ -12,15 +9,14 @@ use plugin_api::abi::{Failure, HostHandle, Packet, PluginTableRef, RawInstance, 
 use plugin_api::message::Message;
 use plugin_api::slots::CallDef;
 use plugin_api::{Error, Phase};
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::failure::{Moment, PluginError};
 use super::load::Loaded;
 use super::services::{Caller, Context, Services, Speaking};
 use super::slots::Slot;
-use crate::report::Profiler;
 use super::{handle, services, tensor_ops};
+use crate::report::Profiler;
 
 /// What a hook sees of the host: whom it can ask, and where in the run it stands.
 #[derive(Clone, Copy)]
@@ -37,17 +33,6 @@ pub struct Scene<'a> {
     pub phase: Phase,
 }
 
-/// How long a plugin has worked at one slot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Timing {
-    /// Calls.
-    pub calls: u64,
-    /// Time from entering to leaving the plugin.
-    pub total: Duration,
-    /// The part of it in which the host worked for the plugin (sampling, encoding, ...); tensor operations are not counted here.
-    pub in_host: Duration,
-}
-
 /// A plugin instance of this run.
 pub struct Foreign {
     name: String,
@@ -60,7 +45,6 @@ pub struct Foreign {
     busy: AtomicBool,
     /// How it failed, if it has.
     poisoned: Mutex<Option<String>>,
-    times: Mutex<BTreeMap<Slot, Timing>>,
 }
 
 // SAFETY: a plugin's type is `Send` by the bound on `plugin_api::Plugin`, so its instance may move between threads; the table is
@@ -101,7 +85,6 @@ impl Foreign {
             instance: RawInstance::NULL,
             busy: AtomicBool::new(false),
             poisoned: Mutex::new(None),
-            times: Mutex::new(BTreeMap::new()),
         };
         let settings = Value::Object(settings.clone()).to_string();
         let mut instance = RawInstance::NULL;
@@ -144,14 +127,6 @@ impl Foreign {
             .clone()
     }
 
-    /// How long it has worked at each slot.
-    pub fn times(&self) -> BTreeMap<Slot, Timing> {
-        self.times
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
     /// Calls a hook with its typed messages: `plugin.call::<plugin_api::slots::Batch>(scene, message)`.
     ///
     /// # Errors
@@ -163,8 +138,10 @@ impl Foreign {
     ) -> Result<C::Out, PluginError> {
         let slot = Slot::from_code(C::SLOT.code);
         let _busy = self.admit(moment(scene, slot))?;
-        let start = Instant::now();
-        let _time = scene.profiler.zip(slot).map(|(profiler, slot)| profiler.hook(&self.name, slot.name()));
+        let _time = scene
+            .profiler
+            .zip(slot)
+            .map(|(profiler, slot)| profiler.hook(&self.name, slot.name()));
         let mut request = std::mem::ManuallyDrop::new(message.encode());
         let mut reply = Packet::new();
         let crossed = self.cross(scene, slot, |host, failure| {
@@ -182,14 +159,10 @@ impl Foreign {
                 )
             }
         });
-        let answer = crossed.and_then(|in_host| {
-            let answer =
-                C::Out::decode(reply).map_err(|error| self.failed(moment(scene, slot), error))?;
-            Ok((answer, in_host))
+        let answer = crossed.and_then(|()| {
+            C::Out::decode(reply).map_err(|error| self.failed(moment(scene, slot), error))
         });
-        let (answer, in_host) = answer.inspect_err(|error| self.poison(error))?;
-        self.time(slot, start.elapsed(), in_host);
-        Ok(answer)
+        answer.inspect_err(|error| self.poison(error))
     }
 
     /// Lets one call in at a time, and none after a failure.
@@ -210,14 +183,13 @@ impl Foreign {
         Ok(Busy(&self.busy))
     }
 
-    /// Crosses the boundary: builds what the plugin sees of the host, and turns a status into an error. Returns how long the host
-    /// worked for the plugin meanwhile.
+    /// Crosses the boundary: builds what the plugin sees of the host, and turns a status into an error.
     fn cross(
         &self,
         scene: &Scene<'_>,
         slot: Option<Slot>,
         into: impl FnOnce(*const HostHandle, *mut Failure) -> Status,
-    ) -> Result<Duration, PluginError> {
+    ) -> Result<(), PluginError> {
         let context = Context {
             caller: Caller {
                 plugin: &self.name,
@@ -227,7 +199,6 @@ impl Foreign {
                 phase: scene.phase,
             },
             services: scene.services,
-            in_host: Cell::new(Duration::ZERO),
         };
         let host = HostHandle {
             services: services::table(),
@@ -242,7 +213,7 @@ impl Foreign {
         let _speaking = Speaking::new(&self.name, slot);
         let status = into(&raw const host, &raw mut failure);
         if status == Status::OK {
-            return Ok(context.in_host.get());
+            return Ok(());
         }
         Err(self.failed(moment(scene, slot), Error::from_failure(status, failure)))
     }
@@ -270,15 +241,6 @@ impl Foreign {
             let mut poisoned = self.poisoned.lock().unwrap_or_else(PoisonError::into_inner);
             poisoned.get_or_insert_with(|| error.to_string());
         }
-    }
-
-    fn time(&self, slot: Option<Slot>, total: Duration, in_host: Duration) {
-        let Some(slot) = slot else { return };
-        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
-        let timing = times.entry(slot).or_default();
-        timing.calls += 1;
-        timing.total += total;
-        timing.in_host += in_host;
     }
 }
 

@@ -1,11 +1,11 @@
 //! `plugins.lock`: which plugin files a run was made with, by SHA-256, so that `--locked` runs exactly these again.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::preflight::Checked;
+use crate::fs;
 
 /// One locked plugin file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,14 +31,17 @@ pub struct Lock {
 /// Why the plugins of a run are not those of its lock file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The lock file cannot be read or written.
-    #[error("{}: {source}", .path.display())]
-    File {
+    /// The lock file cannot be read.
+    #[error("cannot read the lock file {}: {source}", .path.display())]
+    Unreadable {
         /// The lock file.
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,
     },
+    /// The lock file cannot be written.
+    #[error(transparent)]
+    Unwritable(#[from] fs::Error),
     /// The lock file is not in its format.
     #[error("{} is no lock file: {reason}", .path.display())]
     Format {
@@ -48,7 +51,7 @@ pub enum Error {
         reason: String,
     },
     /// A plugin that the lock file does not name.
-    #[error("`{id}` is not in the lock file: run once without `--locked` to add it")]
+    #[error("`{id}` is not in the lock file; write it anew with `host plugin lock`")]
     NotLocked {
         /// The plugin's id.
         id: String,
@@ -90,17 +93,17 @@ impl Lock {
     /// # Errors
     /// It is missing, unreadable, or not a lock file.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = fs::read_to_string(path).map_err(|source| Error::File {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable {
             path: path.to_owned(),
             source,
         })?;
         toml::from_str(&text).map_err(|error| Error::Format {
             path: path.to_owned(),
-            reason: error.to_string(),
+            reason: error.message().to_owned(),
         })
     }
 
-    /// Writes the lock file.
+    /// Writes the lock file, in place of one that is there.
     ///
     /// # Errors
     /// It cannot be written.
@@ -109,11 +112,10 @@ impl Lock {
             path: path.to_owned(),
             reason: error.to_string(),
         })?;
-        let text = format!("# Written by `host`; `--locked` runs exactly these files.\n{body}");
-        fs::write(path, text).map_err(|source| Error::File {
-            path: path.to_owned(),
-            source,
-        })
+        let text = format!(
+            "# Written by `host plugin lock`; `host run --locked` runs exactly these files.\n{body}"
+        );
+        Ok(fs::write_atomic(path, text.as_bytes())?)
     }
 
     /// Locked mode: every file must be the one locked.
@@ -182,7 +184,7 @@ mod tests {
     fn another_file_is_no_lock_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plugins.lock");
-        fs::write(&path, "steps = 3\n").unwrap();
+        std::fs::write(&path, "steps = 3\n").unwrap();
         assert!(matches!(Lock::read(&path), Err(Error::Format { .. })));
     }
 }

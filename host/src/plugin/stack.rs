@@ -15,7 +15,6 @@ use std::path::PathBuf;
 
 use plugin_api::services::NoIn;
 use plugin_api::slots as calls;
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub use layers::AdaptedLayers;
@@ -25,7 +24,7 @@ pub use training::{Finished, NetworkInput, Predicted};
 
 use super::compose::{self, Choice, Composition};
 use super::failure::PluginError;
-use super::foreign::{Foreign, Scene, Timing};
+use super::foreign::{Foreign, Scene};
 use super::load::{self, Loaded};
 use super::resolve::Resolved;
 use super::slots::Slot;
@@ -42,18 +41,6 @@ pub enum Error {
     /// The plugins do not compose.
     #[error(transparent)]
     Compose(#[from] compose::Error),
-}
-
-/// How long a plugin worked at a slot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PluginTime {
-    /// The plugin's name in this run.
-    pub plugin: String,
-    /// The slot.
-    pub slot: Slot,
-    /// The time.
-    #[serde(flatten)]
-    pub timing: Timing,
 }
 
 /// The plugins of a run, in calling order. Dropping it drops them; their code stays loaded.
@@ -168,22 +155,6 @@ impl Stack {
     /// Whether any plugin takes a slot.
     pub fn takes(&self, slot: Slot) -> bool {
         self.at.contains_key(&slot)
-    }
-
-    /// How long each plugin worked at each of its slots.
-    pub fn times(&self) -> Vec<PluginTime> {
-        let of = |plugin: &Foreign| {
-            let name = plugin.name().to_owned();
-            plugin
-                .times()
-                .into_iter()
-                .map(move |(slot, timing)| PluginTime {
-                    plugin: name.clone(),
-                    slot,
-                    timing,
-                })
-        };
-        self.plugins.iter().flat_map(of).collect()
     }
 
     /// The plugins of a slot, in calling order.

@@ -10,8 +10,10 @@ use crate::fs::Error;
 pub fn root() -> PathBuf {
     match std::env::var_os("HOST_CACHE_DIR").filter(|dir| !dir.is_empty()) {
         Some(dir) => PathBuf::from(dir),
-        None => directories::ProjectDirs::from("", "", "diffusion-host")
-            .map_or_else(|| std::env::temp_dir().join("diffusion-host"), |dirs| dirs.cache_dir().to_path_buf()),
+        None => directories::ProjectDirs::from("", "", "diffusion-host").map_or_else(
+            || std::env::temp_dir().join("diffusion-host"),
+            |dirs| dirs.cache_dir().to_path_buf(),
+        ),
     }
 }
 
@@ -27,7 +29,11 @@ pub struct Entry {
 impl Entry {
     /// The entry of everything in `key`, which is all that its content depends on.
     pub fn of(root: &Path, plugin: &str, key: &str) -> Self {
-        let digest: String = Sha256::digest(key.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let digest: String = Sha256::digest(key.as_bytes())
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let folder = root.join(plugin);
         Self {
             staging: folder.join(format!(".making-{digest}-{}", std::process::id())),
@@ -46,9 +52,11 @@ impl Entry {
     /// What the disk refuses.
     pub fn stage(&self) -> Result<(), Error> {
         if self.staging.exists() {
-            std::fs::remove_dir_all(&self.staging).map_err(|error| Error::io("clear", &self.staging, error))?;
+            std::fs::remove_dir_all(&self.staging)
+                .map_err(|error| Error::io("clear", &self.staging, error))?;
         }
-        std::fs::create_dir_all(&self.staging).map_err(|error| Error::io("create", &self.staging, error))
+        std::fs::create_dir_all(&self.staging)
+            .map_err(|error| Error::io("create", &self.staging, error))
     }
 
     /// Makes the staging folder the entry. One that another run completed meanwhile stays: its content is the same.
@@ -58,9 +66,8 @@ impl Entry {
     pub fn commit(&self) -> Result<(), Error> {
         match std::fs::rename(&self.staging, &self.path) {
             Ok(()) => Ok(()),
-            Err(_) if self.is_complete() => {
-                std::fs::remove_dir_all(&self.staging).map_err(|error| Error::io("clear", &self.staging, error))
-            }
+            Err(_) if self.is_complete() => std::fs::remove_dir_all(&self.staging)
+                .map_err(|error| Error::io("clear", &self.staging, error)),
             Err(error) => Err(Error::io("publish", &self.path, error)),
         }
     }
@@ -88,7 +95,10 @@ mod tests {
     fn two_runs_that_make_the_same_entry_both_succeed() {
         let root = tempfile::tempdir().unwrap();
         let first = Entry::of(root.path(), "p", "k");
-        let second = Entry { staging: first.staging.with_extension("other"), ..first.clone() };
+        let second = Entry {
+            staging: first.staging.with_extension("other"),
+            ..first.clone()
+        };
         for entry in [&first, &second] {
             entry.stage().unwrap();
             std::fs::write(entry.staging.join("file"), "same").unwrap();

@@ -87,12 +87,16 @@ impl Checkpoint {
                 write_tensors(&dir.join(EMA), &self.ema)?;
             }
             for plugin in &self.plugins {
-                fs::write_atomic(&dir.join(format!("{}.{PLUGIN_STATE}", plugin.header.name)), &plugin.to_file())?;
+                fs::write_atomic(
+                    &dir.join(format!("{}.{PLUGIN_STATE}", plugin.header.name)),
+                    &plugin.to_file(),
+                )?;
             }
-            let text = serde_json::to_vec_pretty(&self.state).map_err(|error| Error::Unwritable {
-                path: dir.join(STATE),
-                reason: error.to_string(),
-            })?;
+            let text =
+                serde_json::to_vec_pretty(&self.state).map_err(|error| Error::Unwritable {
+                    path: dir.join(STATE),
+                    reason: error.to_string(),
+                })?;
             fs::write_atomic(&dir.join(STATE), &text)?;
             Ok::<(), Error>(())
         })?;
@@ -111,7 +115,11 @@ impl Checkpoint {
             plugins: read_plugins(dir)?,
             parameters: read_tensors(&dir.join(PARAMETERS), device)?,
             moments: read_tensors(&dir.join(OPTIMIZER), device)?,
-            ema: if ema.exists() { read_tensors(&ema, device)? } else { BTreeMap::new() },
+            ema: if ema.exists() {
+                read_tensors(&ema, device)?
+            } else {
+                BTreeMap::new()
+            },
         })
     }
 }
@@ -120,9 +128,17 @@ impl Checkpoint {
 ///
 /// # Errors
 /// As [`Checkpoint::load`].
-pub fn load_values(dir: &Path, averaged: bool, device: &Device) -> Result<BTreeMap<String, Tensor>, Error> {
+pub fn load_values(
+    dir: &Path,
+    averaged: bool,
+    device: &Device,
+) -> Result<BTreeMap<String, Tensor>, Error> {
     let ema = dir.join(EMA);
-    let path = if averaged && ema.exists() { ema } else { dir.join(PARAMETERS) };
+    let path = if averaged && ema.exists() {
+        ema
+    } else {
+        dir.join(PARAMETERS)
+    };
     read_tensors(&path, device)
 }
 
@@ -132,9 +148,13 @@ pub fn load_values(dir: &Path, averaged: bool, device: &Device) -> Result<BTreeM
 /// As [`Checkpoint::load`].
 pub fn read_state(dir: &Path) -> Result<State, Error> {
     let path = dir.join(STATE);
-    let unreadable = |reason: String| Error::Unreadable { path: path.clone(), reason };
+    let unreadable = |reason: String| Error::Unreadable {
+        path: path.clone(),
+        reason,
+    };
     let text = std::fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
-    let state: State = serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+    let state: State =
+        serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
     if state.format != FORMAT {
         return Err(unreadable(format!(
             "it has checkpoint format {}, this host reads format {FORMAT}; use host {}",
@@ -152,7 +172,14 @@ pub fn steps(run: &Path) -> Vec<u64> {
     let mut steps: Vec<u64> = entries
         .flatten()
         .filter(|entry| entry.path().join(STATE).is_file())
-        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok())
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_prefix("step-")?
+                .parse()
+                .ok()
+        })
         .collect();
     steps.sort_unstable();
     steps
@@ -167,7 +194,10 @@ pub fn prune(run: &Path, keep: usize) {
     for &step in &steps[..steps.len() - keep] {
         let place = folder(run, step);
         if let Err(error) = std::fs::remove_dir_all(&place) {
-            tracing::warn!("cannot remove the old checkpoint `{}`: {error}", place.display());
+            tracing::warn!(
+                "cannot remove the old checkpoint `{}`: {error}",
+                place.display()
+            );
         }
     }
 }
@@ -177,8 +207,12 @@ fn read_plugins(dir: &Path) -> Result<Vec<PluginState>, Error> {
     let mut states = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|extension| extension == PLUGIN_STATE) {
-            let bytes = std::fs::read(&path).map_err(|error| fs::Error::io("read", &path, error))?;
+        if path
+            .extension()
+            .is_some_and(|extension| extension == PLUGIN_STATE)
+        {
+            let bytes =
+                std::fs::read(&path).map_err(|error| fs::Error::io("read", &path, error))?;
             states.push(PluginState::from_file(&bytes)?);
         }
     }
@@ -186,15 +220,21 @@ fn read_plugins(dir: &Path) -> Result<Vec<PluginState>, Error> {
 }
 
 fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
-    let unwritable = |reason: String| Error::Unwritable { path: path.to_path_buf(), reason };
-    let bytes =
-        safetensors::serialize(tensors.iter(), None).map_err(|error| unwritable(error.to_string()))?;
+    let unwritable = |reason: String| Error::Unwritable {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let bytes = safetensors::serialize(tensors.iter(), None)
+        .map_err(|error| unwritable(error.to_string()))?;
     Ok(fs::write_atomic(path, &bytes)?)
 }
 
 fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>, Error> {
-    let tensors = candle_core::safetensors::load(path, device)
-        .map_err(|error| Error::Unreadable { path: path.to_path_buf(), reason: error.to_string() })?;
+    let tensors =
+        candle_core::safetensors::load(path, device).map_err(|error| Error::Unreadable {
+            path: path.to_path_buf(),
+            reason: error.to_string(),
+        })?;
     Ok(tensors.into_iter().collect())
 }
 
@@ -211,7 +251,13 @@ mod tests {
         let named = |name: &str| BTreeMap::from([(name.to_owned(), value.clone())]);
         let mut state = State::new(step, LoaderState::default());
         state.streams = streams.state();
-        Checkpoint { state, plugins: Vec::new(), parameters: named("w"), moments: named("w.exp_avg"), ema: named("w") }
+        Checkpoint {
+            state,
+            plugins: Vec::new(),
+            parameters: named("w"),
+            moments: named("w.exp_avg"),
+            ema: named("w"),
+        }
     }
 
     #[test]
@@ -220,7 +266,16 @@ mod tests {
         let saved = checkpoint(7);
         let place = saved.save(run.path()).unwrap();
         let read = Checkpoint::load(&place, &Device::Cpu).unwrap();
-        let bits = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let bits = |tensor: &Tensor| {
+            tensor
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+                .iter()
+                .map(|v| v.to_bits())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(bits(&saved.parameters["w"]), bits(&read.parameters["w"]));
         assert_eq!(saved.state.streams, read.state.streams);
         assert_eq!(read.state.step, 7);

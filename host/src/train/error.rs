@@ -12,7 +12,9 @@ pub enum Error {
         name: String,
     },
     /// A checkpoint holds a parameter of another shape than the run creates.
-    #[error("the checkpoint's `{name}` has shape {saved:?}, but this run creates it with shape {expected:?}; resume with the settings of the first run")]
+    #[error(
+        "the checkpoint's `{name}` has shape {saved:?}, but this run creates it with shape {expected:?}; resume with the settings of the first run"
+    )]
     SavedShape {
         /// The parameter.
         name: String,
@@ -22,7 +24,9 @@ pub enum Error {
         expected: Vec<usize>,
     },
     /// A checkpoint holds parameters that nothing in the run creates.
-    #[error("the checkpoint holds {count} parameters that this run does not create, `{first}` among them; resume with the plugins and settings of the first run")]
+    #[error(
+        "the checkpoint holds {count} parameters that this run does not create, `{first}` among them; resume with the plugins and settings of the first run"
+    )]
     Unclaimed {
         /// How many.
         count: usize,
@@ -88,7 +92,9 @@ pub enum Error {
         differences: String,
     },
     /// Training has left the numbers.
-    #[error("the {what} of step {step} is {value}: stopped before it was applied; lower the learning rate (train.lr) or clip gradients (train.clip)")]
+    #[error(
+        "the {what} of step {step} is {value}: stopped before it was applied; lower the learning rate (train.lr) or clip gradients (train.clip)"
+    )]
     NonFinite {
         /// The loss or the gradient norm.
         what: &'static str,
@@ -101,7 +107,9 @@ pub enum Error {
     #[error("the batch has no `images`; a plugin on the batch slot must keep them")]
     NoImages,
     /// Nothing trains.
-    #[error("nothing to train: no plugin brings parameters and `train.trainable` selects none; set it to \"all\", \"bias\", \"diffit\" or a list of globs over parameter names (see `host model inspect`)")]
+    #[error(
+        "nothing to train: no plugin brings parameters and `train.trainable` selects none; set it to \"all\", \"bias\", \"diffit\" or a list of globs over parameter names (see `host model inspect`)"
+    )]
     NothingTrains,
     /// A selection that matches no parameter.
     #[error("`{pattern}` in the trainable selection matches no parameter of the backbone{near}")]
@@ -133,7 +141,9 @@ pub enum Error {
     #[error("the plugins are still being prepared: only the frozen model can be asked for")]
     StillPreparing,
     /// A plugin changed the plan of sampling.
-    #[error("a plugin changed the timesteps or the guidance scale in `sample_begin`, which this host does not follow; set sample.steps, sample.spacing and sample.guidance instead")]
+    #[error(
+        "a plugin changed the timesteps or the guidance scale in `sample_begin`, which this host does not follow; set sample.steps, sample.spacing and sample.guidance instead"
+    )]
     SamplingPlan,
     /// The disk refused.
     #[error(transparent)]
@@ -162,4 +172,17 @@ pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// Whether someone asked to stop, rather than something going wrong.
+    pub fn is_interruption(&self) -> bool {
+        use crate::plugin::failure::PluginError::Cancelled;
+        matches!(
+            self,
+            Self::Plugin(Cancelled { .. })
+                | Self::Stack(crate::plugin::stack::Error::Plugin(Cancelled { .. }))
+                | Self::Sample(crate::sample::Error::Interrupted)
+        )
+    }
 }

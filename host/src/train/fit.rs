@@ -13,8 +13,8 @@ use super::{Error, Trainer, checkpoint};
 pub enum Ending {
     /// All steps are done.
     Finished,
-    /// Someone asked to stop; the last whole step is saved in this folder.
-    Interrupted(PathBuf),
+    /// Someone asked to stop; the last whole step is saved in this folder, if there was one.
+    Interrupted(Option<PathBuf>),
 }
 
 /// A run folder's step-by-step records.
@@ -31,7 +31,11 @@ impl Records {
     pub fn open(run: &Path, done: u64, tensorboard: bool) -> Result<Self, Error> {
         Ok(Self {
             metrics: MetricsLog::open(&run.join("metrics.jsonl"), done)?,
-            events: if tensorboard { Some(EventWriter::create(run, done)?) } else { None },
+            events: if tensorboard {
+                Some(EventWriter::create(run, done)?)
+            } else {
+                None
+            },
         })
     }
 
@@ -67,23 +71,28 @@ impl Trainer {
             let start = Instant::now();
             let session = self.session.clone();
             let whole = session.profiler.step();
-            let result = session.stack().and_then(|stack| self.step(stack)).and_then(|metrics| {
-                self.mark()?;
-                Ok(metrics)
-            });
+            let result = session.stack().and_then(|stack| self.step(stack));
             drop(whole);
             let mut metrics = match result {
                 Ok(metrics) => metrics,
                 Err(error) => {
                     let place = self.checkpoint(run)?;
-                    tracing::error!("step {} failed; the last good step is saved in `{}`", self.done + 1, place.display());
+                    tracing::error!(
+                        "step {} failed; the last good step is saved in `{}`",
+                        self.done + 1,
+                        place.display()
+                    );
                     return Err(error);
                 }
             };
             metrics.step_ms = start.elapsed().as_secs_f64() * 1e3;
             metrics.samples_per_s = samples / start.elapsed().as_secs_f64();
             let times = self.session.profiler.finish_step();
-            metrics.named.extend(times.into_iter().map(|(name, time)| (format!("time/{name}"), time)));
+            metrics.named.extend(
+                times
+                    .into_iter()
+                    .map(|(name, time)| (format!("time/{name}"), time)),
+            );
             records.metrics.append(&metrics)?;
             if let Some(events) = &mut records.events {
                 events.step(&metrics)?;
@@ -91,15 +100,18 @@ impl Trainer {
             task.tick(self.done, metrics.loss, metrics.step_ms);
 
             let every = self.settings.checkpoint_every;
-            let due = self.done == steps || (every > 0 && self.done % every == 0);
-            let stop = cancel.requested() && self.done < steps;
-            if due || stop {
+            let ended = self.done == steps || self.session.stop.borrow().is_some();
+            let interrupted = cancel.requested() && !ended;
+            if ended || interrupted || (every > 0 && self.done.is_multiple_of(every)) {
                 records.metrics.sync()?;
                 let place = self.checkpoint(run)?;
                 checkpoint::prune(run, self.settings.keep_checkpoints);
-                if stop {
-                    return Ok(Ending::Interrupted(place));
+                if interrupted {
+                    return Ok(Ending::Interrupted(Some(place)));
                 }
+            }
+            if ended {
+                break;
             }
             between(self, records)?;
         }

@@ -23,8 +23,16 @@ pub enum Existing {
 pub const RUN_FILE: &str = "run.toml";
 
 /// What a run writes; [`Existing::Overwrite`] deletes this and nothing else.
-const CONTENTS: [&str; 8] =
-    [RUN_FILE, "metrics.jsonl", "report.json", "report.html", "samples", "checkpoints", "adapter", "plugins"];
+const CONTENTS: [&str; 8] = [
+    RUN_FILE,
+    "metrics.jsonl",
+    "report.json",
+    "report.html",
+    "samples",
+    "checkpoints",
+    "adapter",
+    "plugins",
+];
 
 /// Checks a run folder without changing anything, so that a refusal comes before any work.
 ///
@@ -38,7 +46,9 @@ pub fn check(run: &Path, existing: Existing) -> Result<(), Error> {
     };
     let path = run.to_path_buf();
     match existing {
-        Existing::Resume if checkpoint::steps(run).is_empty() => Err(Error::NothingToResume { path }),
+        Existing::Resume if checkpoint::steps(run).is_empty() => {
+            Err(Error::NothingToResume { path })
+        }
         Existing::Resume => Ok(()),
         _ if empty => Ok(()),
         Existing::Refuse => Err(Error::FolderExists { path }),
@@ -63,7 +73,9 @@ pub fn prepare(run: &Path, existing: Existing) -> Result<(), Error> {
 }
 
 fn clear(run: &Path) -> Result<(), Error> {
-    let Ok(entries) = fs::read_dir(run) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(run) else {
+        return Ok(());
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
@@ -71,7 +83,11 @@ fn clear(run: &Path) -> Result<(), Error> {
             continue;
         }
         let path = entry.path();
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         removed.map_err(|error| FileError::io("remove", &path, error))?;
     }
     Ok(())
@@ -89,21 +105,33 @@ mod tests {
         check(&run, Existing::Refuse).unwrap();
         prepare(&run, Existing::Refuse).unwrap();
         let error = check(&run, Existing::Refuse).unwrap_err().to_string();
-        assert!(error.contains("--resume") && error.contains("--overwrite"), "{error}");
-        assert!(matches!(check(&run, Existing::Resume), Err(Error::NothingToResume { .. })));
+        assert!(
+            error.contains("--resume") && error.contains("--overwrite"),
+            "{error}"
+        );
+        assert!(matches!(
+            check(&run, Existing::Resume),
+            Err(Error::NothingToResume { .. })
+        ));
     }
 
     #[test]
     fn overwriting_deletes_a_run_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("thesis.tex"), "years of work").unwrap();
-        assert!(matches!(prepare(dir.path(), Existing::Overwrite), Err(Error::NotARun { .. })));
+        assert!(matches!(
+            prepare(dir.path(), Existing::Overwrite),
+            Err(Error::NotARun { .. })
+        ));
         for name in [RUN_FILE, "metrics.jsonl", "events.out.tfevents.1.host"] {
             fs::write(dir.path().join(name), "old").unwrap();
         }
         prepare(dir.path(), Existing::Overwrite).unwrap();
         assert!(!dir.path().join("metrics.jsonl").exists());
         assert!(!dir.path().join("events.out.tfevents.1.host").exists());
-        assert_eq!(fs::read_to_string(dir.path().join("thesis.tex")).unwrap(), "years of work");
+        assert_eq!(
+            fs::read_to_string(dir.path().join("thesis.tex")).unwrap(),
+            "years of work"
+        );
     }
 }

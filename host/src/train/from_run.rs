@@ -56,13 +56,29 @@ pub fn draw_saved(
     let config = &resolved.config;
     let device = Device::Cpu;
     // Looked for before the backbone loads, which takes longest.
-    let place = saved.map(|saved| find(&saved.folder, saved.step)).transpose()?;
-    let model = pretrained::open(config.backbone.path.as_deref(), &device, config.backbone.dtype.into())?;
+    let place = saved
+        .map(|saved| find(&saved.folder, saved.step))
+        .transpose()?;
+    let model = pretrained::open(
+        config.backbone.path.as_deref(),
+        &device,
+        config.backbone.dtype.into(),
+    )?;
     let null = model.backbone.info().num_classes as u32;
     let drawing = Drawing::new(&config.sample, classes, null, "samples");
     let (Some(saved), Some(place)) = (saved, place) else {
-        let session = session(resolved, None, model, Parameters::new(Default::default()), progress, cancel);
-        return Ok(Drawn { images: draw_images(&session, &Weights::Frozen, &drawing)?, step: None });
+        let session = session(
+            resolved,
+            None,
+            model,
+            Parameters::new(Default::default()),
+            progress,
+            cancel,
+        );
+        return Ok(Drawn {
+            images: draw_images(&session, &Weights::Frozen, &drawing)?,
+            step: None,
+        });
     };
 
     let checkpoint = Checkpoint::load(&place, &device)?;
@@ -71,32 +87,55 @@ pub fn draw_saved(
     if saved.averaged {
         values.extend(checkpoint.ema);
     }
-    let session = session(resolved, Some(saved), model, Parameters::new(values), progress, cancel);
+    let session = session(
+        resolved,
+        Some(saved),
+        model,
+        Parameters::new(values),
+        progress,
+        cancel,
+    );
     let mut stack = Stack::load(&saved.plan, &session.scene(step, Phase::BUILD))?;
-    trainer::prepare(&session, &mut stack, selections(&config.train.trainable).as_deref(), step)?;
+    trainer::prepare(
+        &session,
+        &mut stack,
+        selections(&config.train.trainable).as_deref(),
+        step,
+    )?;
     stack.load_state(&session.scene(step, Phase::CHECKPOINT), &checkpoint.plugins)?;
     let overlay = session.overlay();
     session.backbone.check_overlay(&overlay)?;
     session.begin(stack);
     session.step.set(step);
-    Ok(Drawn { images: draw_images(&session, &Weights::Current(overlay), &drawing)?, step: Some(step) })
+    Ok(Drawn {
+        images: draw_images(&session, &Weights::Current(overlay), &drawing)?,
+        step: Some(step),
+    })
 }
 
 /// Names of the classes that a run was trained on, from its report; empty where it has none.
 pub fn classes_of(folder: &Path) -> Vec<String> {
-    Report::read(folder).map(|report| report.data.classes).unwrap_or_default()
+    Report::read(folder)
+        .map(|report| report.data.classes)
+        .unwrap_or_default()
 }
 
 /// The folder of the checkpoint asked for.
 fn find(folder: &Path, step: Option<u64>) -> Result<PathBuf, Error> {
     let steps = checkpoint::steps(folder);
     let Some(&newest) = steps.last() else {
-        return Err(Error::NothingSaved { path: folder.to_path_buf() });
+        return Err(Error::NothingSaved {
+            path: folder.to_path_buf(),
+        });
     };
     match step {
         None => Ok(checkpoint::folder(folder, newest)),
         Some(step) if steps.contains(&step) => Ok(checkpoint::folder(folder, step)),
-        Some(step) => Err(Error::NoSuchCheckpoint { path: folder.to_path_buf(), step, saved: steps }),
+        Some(step) => Err(Error::NoSuchCheckpoint {
+            path: folder.to_path_buf(),
+            step,
+            saved: steps,
+        }),
     }
 }
 
@@ -110,14 +149,25 @@ fn session(
     cancel: &Cancel,
 ) -> Rc<Session> {
     let train = &resolved.config.train;
-    let members = saved.map(|saved| saved.plan.composition.plugins.as_slice()).unwrap_or_default();
+    let members = saved
+        .map(|saved| saved.plan.composition.plugins.as_slice())
+        .unwrap_or_default();
     let facts = Facts {
         seed: train.seed,
         batch_size: train.batch_size,
         accumulation: train.accumulation,
-        classes: saved.map(|saved| classes_of(&saved.folder)).unwrap_or_default(),
+        classes: saved
+            .map(|saved| classes_of(&saved.folder))
+            .unwrap_or_default(),
         plugins: members.iter().map(|member| member.id.clone()).collect(),
         ..Facts::default()
     };
-    Rc::new(Session::new(model, facts, parameters, Streams::new(train.seed), progress.clone(), cancel.clone()))
+    Rc::new(Session::new(
+        model,
+        facts,
+        parameters,
+        Streams::new(train.seed),
+        progress.clone(),
+        cancel.clone(),
+    ))
 }

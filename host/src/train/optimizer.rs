@@ -22,9 +22,12 @@ impl Optimizer {
     /// Parameters that are not f32.
     pub fn new(parameters: &Parameters, settings: &TrainSection) -> Result<Self> {
         let group = |decay: bool| {
-            let of_group = parameters.iter().filter(|parameter| parameter.decay == decay);
-            let named: Vec<(String, Var)> =
-                of_group.map(|parameter| (parameter.name.clone(), parameter.var.clone())).collect();
+            let of_group = parameters
+                .iter()
+                .filter(|parameter| parameter.decay == decay);
+            let named: Vec<(String, Var)> = of_group
+                .map(|parameter| (parameter.name.clone(), parameter.var.clone()))
+                .collect();
             let config = AdamWConfig {
                 lr: settings.lr,
                 betas: (settings.betas[0], settings.betas[1]),
@@ -33,14 +36,22 @@ impl Optimizer {
             };
             AdamW::new(named, config)
         };
-        Ok(Self { decayed: group(true)?, plain: group(false)? })
+        Ok(Self {
+            decayed: group(true)?,
+            plain: group(false)?,
+        })
     }
 
     /// Moves every parameter that has a gradient; `scale` multiplies all gradients.
     ///
     /// # Errors
     /// A gradient of another shape than its parameter.
-    pub fn step(&mut self, lr: f64, gradients: &BTreeMap<String, Tensor>, scale: f64) -> Result<()> {
+    pub fn step(
+        &mut self,
+        lr: f64,
+        gradients: &BTreeMap<String, Tensor>,
+        scale: f64,
+    ) -> Result<()> {
         for group in [&mut self.decayed, &mut self.plain] {
             group.config.lr = lr;
             group.step(|name, _| gradients.get(name), scale)?;
@@ -64,9 +75,17 @@ impl Optimizer {
     /// A state of other parameters.
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         for group in [&mut self.decayed, &mut self.plain] {
-            let names: std::collections::BTreeSet<&str> = group.parameters().map(|(name, _)| name).collect();
-            let own = |key: &str| key.rsplit_once('.').is_some_and(|(name, _)| names.contains(name));
-            let state = state.iter().filter(|(key, _)| own(key)).map(|(key, tensor)| (key.clone(), tensor.clone())).collect();
+            let names: std::collections::BTreeSet<&str> =
+                group.parameters().map(|(name, _)| name).collect();
+            let own = |key: &str| {
+                key.rsplit_once('.')
+                    .is_some_and(|(name, _)| names.contains(name))
+            };
+            let state = state
+                .iter()
+                .filter(|(key, _)| own(key))
+                .map(|(key, tensor)| (key.clone(), tensor.clone()))
+                .collect();
             group.load_state(&state)?;
         }
         Ok(())

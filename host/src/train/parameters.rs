@@ -41,27 +41,45 @@ pub struct Parameters {
 impl Parameters {
     /// No parameters yet; `saved` holds the values they take when they are created (from a checkpoint), by name.
     pub fn new(saved: BTreeMap<String, Tensor>) -> Self {
-        Self { list: Vec::new(), saved }
+        Self {
+            list: Vec::new(),
+            saved,
+        }
     }
 
     /// Adds a parameter that starts at `value`, or at its saved value.
     ///
     /// # Errors
     /// A name that is taken, or a saved value of another shape.
-    pub fn add(&mut self, name: String, owner: Owner, decay: bool, value: &Tensor) -> Result<Var, Error> {
+    pub fn add(
+        &mut self,
+        name: String,
+        owner: Owner,
+        decay: bool,
+        value: &Tensor,
+    ) -> Result<Var, Error> {
         if self.get(&name).is_some() {
             return Err(Error::ParameterTaken { name });
         }
         let value = match self.saved.remove(&name) {
             Some(saved) if saved.dims() != value.dims() => {
-                return Err(Error::SavedShape { name, saved: saved.dims().to_vec(), expected: value.dims().to_vec() });
+                return Err(Error::SavedShape {
+                    name,
+                    saved: saved.dims().to_vec(),
+                    expected: value.dims().to_vec(),
+                });
             }
             Some(saved) => saved,
             None => value.clone(),
         };
         // `copy` keeps the frozen original's storage out of the optimizer's reach.
         let var = Var::from_tensor(&value.to_dtype(DType::F32)?.copy()?)?;
-        self.list.push(Parameter { name, owner, decay, var: var.clone() });
+        self.list.push(Parameter {
+            name,
+            owner,
+            decay,
+            var: var.clone(),
+        });
         Ok(var)
     }
 
@@ -77,7 +95,10 @@ impl Parameters {
 
     /// How many scalars train.
     pub fn count(&self) -> usize {
-        self.list.iter().map(|parameter| parameter.var.elem_count()).sum()
+        self.list
+            .iter()
+            .map(|parameter| parameter.var.elem_count())
+            .sum()
     }
 
     /// Is there nothing to train?
@@ -96,7 +117,10 @@ impl Parameters {
 
     /// The values by name, detached; they share storage with the parameters.
     pub fn values(&self) -> BTreeMap<String, Tensor> {
-        self.list.iter().map(|parameter| (parameter.name.clone(), parameter.var.as_detached_tensor())).collect()
+        self.list
+            .iter()
+            .map(|parameter| (parameter.name.clone(), parameter.var.as_detached_tensor()))
+            .collect()
     }
 
     /// Checks that everything in the checkpoint has found its parameter; call once all parameters are created.
@@ -105,13 +129,17 @@ impl Parameters {
     /// [`Error::Unclaimed`] with one of the names left over.
     pub fn refuse_unclaimed(&self) -> Result<(), Error> {
         match self.saved.keys().next() {
-            Some(first) => Err(Error::Unclaimed { count: self.saved.len(), first: first.clone() }),
+            Some(first) => Err(Error::Unclaimed {
+                count: self.saved.len(),
+                first: first.clone(),
+            }),
             None => Ok(()),
         }
     }
 }
 
-/// An exponential moving average of the parameters: `average = decay * average + (1 - decay) * value` after every step.
+/// An exponential moving average of the parameters: `average = d * average + (1 - d) * value` after every step, where `d` rises to `decay`
+/// as `n / (n + 9)` over the first steps `n`, so that an average of few steps is not mostly its start (diffusers' rule).
 #[derive(Debug)]
 pub struct Ema {
     decay: f64,
@@ -120,7 +148,11 @@ pub struct Ema {
 
 impl Ema {
     /// Starts at the parameters' values, or where `saved` left off.
-    pub fn new(decay: f64, parameters: &Parameters, mut saved: BTreeMap<String, Tensor>) -> Result<Self, Error> {
+    pub fn new(
+        decay: f64,
+        parameters: &Parameters,
+        mut saved: BTreeMap<String, Tensor>,
+    ) -> Result<Self, Error> {
         let mut averages = BTreeMap::new();
         for parameter in parameters.iter() {
             let value = match saved.remove(&parameter.name) {
@@ -132,15 +164,27 @@ impl Ema {
         Ok(Self { decay, averages })
     }
 
-    /// Follows the parameters by one step.
-    pub fn update(&mut self, parameters: &Parameters) -> Result<(), Error> {
+    /// Follows the parameters after step `step`, counted from 1.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn update(&mut self, parameters: &Parameters, step: u64) -> Result<(), Error> {
+        let decay = self.decay_at(step);
         for parameter in parameters.iter() {
             if let Some(average) = self.averages.get_mut(&parameter.name) {
                 let value = parameter.var.as_detached_tensor();
-                *average = (average.affine(self.decay, 0.0)? + value.affine(1.0 - self.decay, 0.0)?)?;
+                *average = (average.affine(decay, 0.0)? + value.affine(1.0 - decay, 0.0)?)?;
             }
         }
         Ok(())
+    }
+
+    /// The share of the old average that step `step` keeps, counted from 1; the first keeps nothing.
+    fn decay_at(&self, step: u64) -> f64 {
+        match step {
+            0 | 1 => 0.0,
+            step => (step as f64 / (step as f64 + 9.0)).min(self.decay),
+        }
     }
 
     /// The averages by parameter name.
@@ -157,15 +201,24 @@ pub struct Swapped<'a> {
 
 impl<'a> Swapped<'a> {
     /// Copies `values` into the parameters of the same names.
-    pub fn new(parameters: &'a [Parameter], values: &BTreeMap<String, Tensor>) -> Result<Self, Error> {
+    pub fn new(
+        parameters: &'a [Parameter],
+        values: &BTreeMap<String, Tensor>,
+    ) -> Result<Self, Error> {
         let mut originals = BTreeMap::new();
         for parameter in parameters.iter() {
             if let Some(value) = values.get(&parameter.name) {
-                originals.insert(parameter.name.clone(), parameter.var.as_detached_tensor().copy()?);
+                originals.insert(
+                    parameter.name.clone(),
+                    parameter.var.as_detached_tensor().copy()?,
+                );
                 parameter.var.set(value)?;
             }
         }
-        Ok(Self { parameters, originals })
+        Ok(Self {
+            parameters,
+            originals,
+        })
     }
 
     /// Puts the trained values back.

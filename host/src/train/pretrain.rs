@@ -44,7 +44,13 @@ pub struct Recipe {
 ///
 /// # Errors
 /// Whatever the data, the training or the disk refuse.
-pub fn pretrain(recipe: &Recipe, run: &Path, resume: bool, progress: &Progress, cancel: &Cancel) -> Result<Ending, Error> {
+pub fn pretrain(
+    recipe: &Recipe,
+    run: &Path,
+    resume: bool,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Ending, Error> {
     let device = Device::Cpu;
     let size = recipe.data.size.unwrap_or(recipe.model.sample_size);
     let options = DataOptions {
@@ -61,7 +67,11 @@ pub fn pretrain(recipe: &Recipe, run: &Path, resume: bool, progress: &Progress, 
     std::fs::create_dir_all(run).map_err(|error| crate::fs::Error::io("create", run, error))?;
     let resumed = match checkpoint::steps(run).last() {
         Some(&step) if resume => Some(Checkpoint::load(&checkpoint::folder(run, step), &device)?),
-        None if resume => return Err(Error::NothingToResume { path: run.to_path_buf() }),
+        None if resume => {
+            return Err(Error::NothingToResume {
+                path: run.to_path_buf(),
+            });
+        }
         _ => None,
     };
     let facts = Facts {
@@ -74,10 +84,26 @@ pub fn pretrain(recipe: &Recipe, run: &Path, resume: bool, progress: &Progress, 
         plugins: Vec::new(),
         folder: Some(run.to_path_buf()),
     };
-    let parameters = Parameters::new(resumed.as_ref().map(|checkpoint| checkpoint.parameters.clone()).unwrap_or_default());
+    let parameters = Parameters::new(
+        resumed
+            .as_ref()
+            .map(|checkpoint| checkpoint.parameters.clone())
+            .unwrap_or_default(),
+    );
     let streams = Streams::new(recipe.train.seed);
-    let model = Pretrained { backbone, process, encoder: Encoder::Pixels };
-    let session = Session::new(model, facts, parameters, streams, progress.clone(), cancel.clone());
+    let model = Pretrained {
+        backbone,
+        process,
+        encoder: Encoder::Pixels,
+    };
+    let session = Session::new(
+        model,
+        facts,
+        parameters,
+        streams,
+        progress.clone(),
+        cancel.clone(),
+    );
     let session = Rc::new(session);
     let everything = ["all".to_owned()];
     let workers = recipe.data.workers.max(1);
@@ -93,7 +119,11 @@ pub fn pretrain(recipe: &Recipe, run: &Path, resume: bool, progress: &Progress, 
     let mut records = Records::open(run, trainer.done(), recipe.train.tensorboard)?;
     let ending = trainer.fit(run, &mut records, progress, cancel, &mut |_, _| Ok(()))?;
     if ending == Ending::Finished {
-        session.backbone.save_compact(&run.join("backbone"), &trainer.best_overlay(), DType::F16)?;
+        session.backbone.save_compact(
+            &run.join("backbone"),
+            &trainer.best_overlay(),
+            DType::F16,
+        )?;
     }
     Ok(ending)
 }

@@ -23,7 +23,9 @@ use super::checkpoint::{self, Checkpoint};
 use super::fit::{Ending, Records};
 use super::folder::{self, Existing, RUN_FILE};
 use super::story::Story;
-use super::{Drawing, Error, Facts, Parameters, Session, Trainer, Weights, draw_images, export};
+use super::{
+    Drawing, Error, Facts, Parameters, Session, Trainer, Weights, draw_images, export, selection,
+};
 
 /// What to run. Everything in it has been checked without loading a weight or executing a plugin.
 #[derive(Clone, Debug)]
@@ -51,6 +53,7 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
     let info = pretrained::inspect(config.backbone.path.as_deref())?;
     let dataset = open_data(config, info.sample_size)?;
     data::check_classes(&*dataset, info.num_classes)?;
+    data::check_readable(&*dataset)?;
     if !dataset.size().is_multiple_of(info.patch_size) {
         return Err(Error::Mismatch {
             what: "image size",
@@ -60,11 +63,19 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
         });
     }
     let start = Instant::now();
-    let model = pretrained::open(config.backbone.path.as_deref(), &device, config.backbone.dtype.into())?;
+    let model = pretrained::open(
+        config.backbone.path.as_deref(),
+        &device,
+        config.backbone.dtype.into(),
+    )?;
+    check_selection(job, &model)?;
     let resumed = match job.existing {
         Existing::Resume => {
             let newest = checkpoint::steps(folder).pop().unwrap_or_default();
-            Some(Checkpoint::load(&checkpoint::folder(folder, newest), &device)?)
+            Some(Checkpoint::load(
+                &checkpoint::folder(folder, newest),
+                &device,
+            )?)
         }
         _ => None,
     };
@@ -74,7 +85,16 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
     let mut story = Story::begin(job, &model.backbone, &*dataset, resumed.is_some())?;
     story.wall("load", start.elapsed());
     story.save(Status::Running)?;
-    let outcome = train(job, model, dataset, resumed, &mut story, progress, cancel);
+    let outcome = match train(job, model, dataset, resumed, &mut story, progress, cancel) {
+        // Outside of the steps (a memory bank, a grid of samples) there is nothing more to save than what is.
+        Err(error) if error.is_interruption() => {
+            let saved = checkpoint::steps(folder).pop();
+            Ok(Ending::Interrupted(
+                saved.map(|step| checkpoint::folder(folder, step)),
+            ))
+        }
+        outcome => outcome,
+    };
     story.finish(&outcome)?;
     outcome
 }
@@ -93,7 +113,9 @@ fn train(
     let folder = job.resolved.out();
     let start = Instant::now();
     let session = session(job, model, &*dataset, resumed.as_ref(), progress, cancel);
-    let done = resumed.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
+    let done = resumed
+        .as_ref()
+        .map_or(0, |checkpoint| checkpoint.state.step);
     let stack = Stack::load(&job.plan, &session.scene(done, Phase::BUILD))?;
     let mut trainer = Trainer::new(
         session.clone(),
@@ -115,9 +137,23 @@ fn train(
     if grids && trainer.done() == 0 {
         let start = Instant::now();
         let target = target_images(&*dataset, config.sample.count)?;
-        story.grid(&target, Role::Target, "target", "The data", &dataset.describe(), None)?;
+        story.grid(
+            &target,
+            Role::Target,
+            "target",
+            "The data",
+            &dataset.describe(),
+            None,
+        )?;
         let before = draw_images(&session, &Weights::Frozen, &drawing("samples before"))?;
-        let grid = story.grid(&before, Role::Before, "before", "Before: the pretrained model", &caption(config), Some(0))?;
+        let grid = story.grid(
+            &before,
+            Role::Before,
+            "before",
+            "Before: the pretrained model",
+            &caption(config),
+            Some(0),
+        )?;
         records.image(0, "samples", &grid)?;
         story.wall("sample", start.elapsed());
     }
@@ -125,16 +161,29 @@ fn train(
 
     let every = config.sample.every;
     let start = Instant::now();
-    let ending = trainer.fit(folder, &mut records, progress, cancel, &mut |trainer, records| {
-        let step = trainer.done();
-        if grids && every > 0 && step.is_multiple_of(every) && step < config.train.steps {
-            let images = current_images(trainer, &drawing(&format!("samples at {step}")))?;
-            let (name, title) = (format!("step-{step:06}"), format!("After {step} steps"));
-            let grid = story.grid(&images, Role::Progress, &name, &title, &caption(config), Some(step))?;
-            records.image(step, "samples", &grid)?;
-        }
-        Ok(())
-    });
+    let ending = trainer.fit(
+        folder,
+        &mut records,
+        progress,
+        cancel,
+        &mut |trainer, records| {
+            let step = trainer.done();
+            if grids && every > 0 && step.is_multiple_of(every) && step < config.train.steps {
+                let images = current_images(trainer, &drawing(&format!("samples at {step}")))?;
+                let (name, title) = (format!("step-{step:06}"), format!("After {step} steps"));
+                let grid = story.grid(
+                    &images,
+                    Role::Progress,
+                    &name,
+                    &title,
+                    &caption(config),
+                    Some(step),
+                )?;
+                records.image(step, "samples", &grid)?;
+            }
+            Ok(())
+        },
+    );
     story.wall("train", start.elapsed());
     story.progress(&trainer, &session)?;
     let ending = ending?;
@@ -144,11 +193,20 @@ fn train(
         if grids {
             let after = current_images(&trainer, &drawing("samples after"))?;
             let title = format!("After {step} steps");
-            let grid = story.grid(&after, Role::After, "after", &title, &caption(config), Some(step))?;
+            let grid = story.grid(
+                &after,
+                Role::After,
+                "after",
+                &title,
+                &caption(config),
+                Some(step),
+            )?;
             records.image(step, "samples", &grid)?;
         }
         story.wall("sample", start.elapsed());
-        trainer.with_averages(|trainer| export::adapter(folder, &trainer.session, config.backbone.dtype.into()))?;
+        trainer.with_averages(|trainer| {
+            export::adapter(folder, &trainer.session, config.backbone.dtype.into())
+        })?;
     }
     Ok(ending)
 }
@@ -170,12 +228,27 @@ fn session(
         accumulation: train.accumulation,
         dataset_len: dataset.len(),
         classes: dataset.classes().to_vec(),
-        plugins: job.plan.composition.plugins.iter().map(|member| member.id.clone()).collect(),
+        plugins: job
+            .plan
+            .composition
+            .plugins
+            .iter()
+            .map(|member| member.id.clone())
+            .collect(),
         folder: Some(job.resolved.out().to_path_buf()),
     };
-    let saved = resumed.map(|checkpoint| checkpoint.parameters.clone()).unwrap_or_default();
+    let saved = resumed
+        .map(|checkpoint| checkpoint.parameters.clone())
+        .unwrap_or_default();
     let streams = Streams::new(train.seed);
-    Rc::new(Session::new(model, facts, Parameters::new(saved), streams, progress.clone(), cancel.clone()))
+    Rc::new(Session::new(
+        model,
+        facts,
+        Parameters::new(saved),
+        streams,
+        progress.clone(),
+        cancel.clone(),
+    ))
 }
 
 /// The dataset that a configuration names, at its size or else the backbone's.
@@ -191,6 +264,22 @@ fn open_data(config: &RunFile, backbone_size: usize) -> Result<Arc<dyn Dataset>,
         ..DataOptions::default()
     };
     Ok(Arc::from(data::open(&config.data.source, &options)?))
+}
+
+/// Refuses a selection of trainable parameters that cannot be, while there is no run folder yet.
+///
+/// # Errors
+/// A glob without a match, or nothing to train and no plugin that could bring anything.
+fn check_selection(job: &Job, model: &Pretrained) -> Result<(), Error> {
+    let Some(selections) = selections(&job.resolved.config.train.trainable) else {
+        return Ok(());
+    };
+    let names: Vec<&str> = model.backbone.parameters().map(|(name, _)| name).collect();
+    let chosen = selection::select(&selections, &names)?;
+    match chosen.is_empty() && job.plan.plugins.is_empty() {
+        true => Err(Error::NothingTrains),
+        false => Ok(()),
+    }
 }
 
 /// The run file's selection of trainable parameters; nothing for `auto`.
@@ -216,7 +305,9 @@ fn workers(config: &RunFile) -> usize {
 /// The first images of the data, `[N, 3, H, W]`.
 fn target_images(dataset: &dyn Dataset, count: usize) -> Result<Tensor, Error> {
     let size = dataset.size();
-    let readable = (0..dataset.len()).filter_map(|index| dataset.get(index).ok()).take(count);
+    let readable = (0..dataset.len())
+        .filter_map(|index| dataset.get(index).ok())
+        .take(count);
     let images = readable
         .map(|item| Tensor::from_vec(item.image, (3, size, size), &Device::Cpu))
         .collect::<Result<Vec<_>, _>>()?;
@@ -225,13 +316,26 @@ fn target_images(dataset: &dyn Dataset, count: usize) -> Result<Tensor, Error> {
 
 /// Samples of the model as trained so far, averaged where the run keeps averages.
 fn current_images(trainer: &Trainer, drawing: &Drawing) -> Result<Tensor, Error> {
-    trainer.with_averages(|trainer| draw_images(&trainer.session, &Weights::Current(trainer.overlay.clone()), drawing))
+    trainer.with_averages(|trainer| {
+        draw_images(
+            &trainer.session,
+            &Weights::Current(trainer.overlay.clone()),
+            drawing,
+        )
+    })
 }
 
 fn caption(config: &RunFile) -> String {
     let sample = &config.sample;
-    let guidance = if sample.domain_guidance { "domain guidance" } else { "guidance" };
-    format!("{}, {} steps, {guidance} {}, seeds from {}", sample.sampler, sample.steps, sample.guidance, sample.seed)
+    let guidance = if sample.domain_guidance {
+        "domain guidance"
+    } else {
+        "guidance"
+    };
+    format!(
+        "{}, {} steps, {guidance} {}, seeds from {}",
+        sample.sampler, sample.steps, sample.guidance, sample.seed
+    )
 }
 
 /// Writes a grid of images to a PNG and gives the file's bytes.
@@ -250,7 +354,14 @@ pub(super) fn grid_file(name: &str) -> PathBuf {
 }
 
 /// One grid for the report.
-pub(super) fn grid_entry(role: Role, name: &str, title: &str, caption: &str, step: Option<u64>, tile: usize) -> SampleGrid {
+pub(super) fn grid_entry(
+    role: Role,
+    name: &str,
+    title: &str,
+    caption: &str,
+    step: Option<u64>,
+    tile: usize,
+) -> SampleGrid {
     SampleGrid {
         role,
         title: title.to_owned(),

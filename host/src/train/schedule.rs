@@ -23,14 +23,19 @@ impl LearningRate {
         if step < self.warmup_steps {
             return self.base * (step + 1) as f64 / self.warmup_steps as f64;
         }
-        let falling_steps = self.total_steps.saturating_sub(self.warmup_steps + 1).max(1);
+        let falling_steps = self
+            .total_steps
+            .saturating_sub(self.warmup_steps + 1)
+            .max(1);
         let done = ((step - self.warmup_steps) as f64 / falling_steps as f64).min(1.0);
         let ratio = self.final_ratio;
         self.base
             * match self.shape {
                 Schedule::Constant => 1.0,
                 Schedule::Linear => 1.0 + (ratio - 1.0) * done,
-                Schedule::Cosine => ratio + (1.0 - ratio) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+                Schedule::Cosine => {
+                    ratio + (1.0 - ratio) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+                }
                 Schedule::Exponential => ratio.powf(done),
             }
     }
@@ -41,11 +46,21 @@ mod tests {
     use super::*;
 
     fn check(shape: Schedule, expected: [f64; 3]) {
-        let rate = LearningRate { base: 2.0, shape, warmup_steps: 4, total_steps: 15, final_ratio: 0.01 };
+        let rate = LearningRate {
+            base: 2.0,
+            shape,
+            warmup_steps: 4,
+            total_steps: 15,
+            final_ratio: 0.01,
+        };
         assert_eq!(rate.at(0), 0.5);
         assert_eq!(rate.at(3), 2.0);
         for (step, expected) in [4, 9, 14].into_iter().zip(expected) {
-            assert!((rate.at(step) - expected).abs() < 1e-9, "{shape:?} at {step}: {}", rate.at(step));
+            assert!(
+                (rate.at(step) - expected).abs() < 1e-9,
+                "{shape:?} at {step}: {}",
+                rate.at(step)
+            );
         }
         assert_eq!(rate.at(14), rate.at(1000), "stays at its end");
     }
@@ -60,7 +75,13 @@ mod tests {
 
     #[test]
     fn without_warmup_the_first_step_has_the_base_rate() {
-        let rate = LearningRate { base: 1e-4, shape: Schedule::Cosine, warmup_steps: 0, total_steps: 1, final_ratio: 0.0 };
+        let rate = LearningRate {
+            base: 1e-4,
+            shape: Schedule::Cosine,
+            warmup_steps: 0,
+            total_steps: 1,
+            final_ratio: 0.0,
+        };
         assert_eq!(rate.at(0), 1e-4);
     }
 }

@@ -11,7 +11,7 @@ use super::Error;
 /// - `all`: every parameter.
 /// - `none`: no parameter.
 /// - `bias`: BitFit (Ben Zaken et al. 2022): every bias.
-/// - `diffit`: DiffFit (Xie et al. 2023): every bias, the norms and the class embedding.
+/// - `diffit`: DiffFit (Xie et al. 2023) without its learned scales: every bias, the norms and the class embedding.
 fn globs(selection: &str) -> Vec<&str> {
     match selection {
         "all" => vec!["**"],
@@ -39,7 +39,11 @@ pub fn select<'a>(selections: &[String], names: &[&'a str]) -> Result<Vec<&'a st
             return Err(no_match(selection, names));
         }
     }
-    Ok(names.iter().copied().filter(|name| chosen.contains(name)).collect())
+    Ok(names
+        .iter()
+        .copied()
+        .filter(|name| chosen.contains(name))
+        .collect())
 }
 
 /// Dotted names as paths, the form in which globs tell `*` from `**`.
@@ -63,7 +67,10 @@ fn no_match(pattern: &str, names: &[&str]) -> Error {
         .filter(|(likeness, _)| *likeness > 0.6)
         .map(|(_, name)| format!(", near: `{name}`"))
         .unwrap_or_default();
-    Error::NoSuchParameter { pattern: pattern.to_owned(), near }
+    Error::NoSuchParameter {
+        pattern: pattern.to_owned(),
+        near,
+    }
 }
 
 #[cfg(test)]
@@ -94,12 +101,24 @@ mod tests {
         check(&["diffit"], &[1, 2, 4, 6]);
         check(&["**.attn1.**", "pos_embed.*.bias"], &[1, 5, 6]);
         check(&["bias", "**.to_q.bias"], &[1, 4, 6]);
-        check(&["pos_embed.*.*", "transformer_blocks.*.attn1.*.weight"], &[0, 1, 5]);
+        check(
+            &["pos_embed.*.*", "transformer_blocks.*.attn1.*.weight"],
+            &[0, 1, 5],
+        );
     }
 
     #[test]
     fn a_glob_without_a_match_is_an_error_that_names_a_near_parameter() {
-        let error = select(&["transformer_blocks.0.attn.to_q.weight".to_owned()], &NAMES).expect_err("no match");
-        assert!(error.to_string().contains("near: `transformer_blocks.0.attn1.to_q.weight`"), "{error}");
+        let error = select(
+            &["transformer_blocks.0.attn.to_q.weight".to_owned()],
+            &NAMES,
+        )
+        .expect_err("no match");
+        assert!(
+            error
+                .to_string()
+                .contains("near: `transformer_blocks.0.attn1.to_q.weight`"),
+            "{error}"
+        );
     }
 }

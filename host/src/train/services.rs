@@ -26,20 +26,34 @@ impl Services for Session {
         if let Some(parameter) = parameters.get(&name) {
             let (made, asked) = (parameter.var.dims(), &request.shape);
             if made != asked.as_slice() {
-                return Err(Error::msg(format!("the parameter `{}` has shape {made:?}, not {asked:?}", request.name)));
+                return Err(Error::msg(format!(
+                    "the parameter `{}` has shape {made:?}, not {asked:?}",
+                    request.name
+                )));
             }
             return Ok(parameter.var.as_tensor().clone());
         }
         self.still_preparing(&request.name)?;
         // A stream of its own, so that the order in which parameters are made changes nothing.
         let mut stream = Stream::new(self.facts.seed, &format!("parameter {name}"));
-        let value = request.init.make(&request.shape, &mut stream, self.backbone.device()).map_err(Error::msg)?;
+        let value = request
+            .init
+            .make(&request.shape, &mut stream, self.backbone.device())
+            .map_err(Error::msg)?;
         let owner = Owner::Plugin(caller.plugin.to_owned());
-        let var = parameters.add(name, owner, request.decay, &value).map_err(Error::msg)?;
+        let var = parameters
+            .add(name, owner, request.decay, &value)
+            .map_err(Error::msg)?;
         Ok(var.as_tensor().clone())
     }
 
-    fn stand_in(&self, caller: &Caller<'_>, name: &str, value: Option<Tensor>, trainable: bool) -> Answer<Tensor> {
+    fn stand_in(
+        &self,
+        caller: &Caller<'_>,
+        name: &str,
+        value: Option<Tensor>,
+        trainable: bool,
+    ) -> Answer<Tensor> {
         if let Some(parameter) = self.parameters.borrow().get(name) {
             return Ok(parameter.var.as_tensor().clone());
         }
@@ -54,10 +68,16 @@ impl Services for Session {
             )));
         }
         if !trainable {
-            self.fixed.borrow_mut().insert(name.to_owned(), value.detach());
+            self.fixed
+                .borrow_mut()
+                .insert(name.to_owned(), value.detach());
             return Ok(value.detach());
         }
-        let var = self.parameters.borrow_mut().add(name.to_owned(), Owner::Backbone, true, &value).map_err(Error::msg)?;
+        let var = self
+            .parameters
+            .borrow_mut()
+            .add(name.to_owned(), Owner::Backbone, true, &value)
+            .map_err(Error::msg)?;
         Ok(var.as_tensor().clone())
     }
 
@@ -68,14 +88,24 @@ impl Services for Session {
                 .backbone
                 .parameters()
                 .map(|(known, _)| known)
-                .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
-            Error::msg(format!("the backbone has no parameter `{name}`; the nearest is `{}`", near.unwrap_or_default()))
+                .max_by(|a, b| {
+                    strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name))
+                });
+            Error::msg(format!(
+                "the backbone has no parameter `{name}`; the nearest is `{}`",
+                near.unwrap_or_default()
+            ))
         })
     }
 
     fn random(&self, caller: &Caller<'_>, draw: Draw, shape: &[usize]) -> Answer<Tensor> {
         let label = format!("plugin/{}", caller.plugin);
-        draw.take(shape, self.streams.borrow_mut().get(&label), self.backbone.device()).map_err(Error::msg)
+        draw.take(
+            shape,
+            self.streams.borrow_mut().get(&label),
+            self.backbone.device(),
+        )
+        .map_err(Error::msg)
     }
 
     fn encode(&self, _: &Caller<'_>, images: &Tensor) -> Answer<Tensor> {
@@ -86,11 +116,27 @@ impl Services for Session {
         self.encoder.decode(latents).map_err(Error::msg)
     }
 
-    fn denoise(&self, caller: &Caller<'_>, model: Model, latents: &Tensor, timesteps: &Tensor, batch: &Batch) -> Answer<Tensor> {
-        let conditioning = Conditioning { tensors: batch.tensors.clone() };
+    fn denoise(
+        &self,
+        caller: &Caller<'_>,
+        model: Model,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        batch: &Batch,
+    ) -> Answer<Tensor> {
+        let conditioning = Conditioning {
+            tensors: batch.tensors.clone(),
+        };
         let weights = self.weights(model)?;
         let output = weights
-            .forward(self, latents, timesteps, &conditioning, caller.step, caller.phase)
+            .forward(
+                self,
+                latents,
+                timesteps,
+                &conditioning,
+                caller.step,
+                caller.phase,
+            )
             .map_err(Error::msg)?;
         let (prediction, _) = self.process.split_variance(&output).map_err(Error::msg)?;
         Ok(prediction)
@@ -98,11 +144,17 @@ impl Services for Session {
 
     fn sample(&self, _: &Caller<'_>, request: SampleRequest) -> Answer<Tensor> {
         if request.captions.is_some() {
-            return Err(Error::msg("the backbone takes no captions; ask for classes instead"));
+            return Err(Error::msg(
+                "the backbone takes no captions; ask for classes instead",
+            ));
         }
         let labels = match request.class_labels {
             Some(labels) if labels.len() != request.count => {
-                return Err(Error::msg(format!("{} class labels for {} pictures", labels.len(), request.count)));
+                return Err(Error::msg(format!(
+                    "{} class labels for {} pictures",
+                    labels.len(),
+                    request.count
+                )));
             }
             Some(labels) => labels,
             None => vec![self.backbone.info().num_classes as u32; request.count],
@@ -115,17 +167,26 @@ impl Services for Session {
                 scale => Guidance::ClassifierFree { scale },
             },
             // Picture i depends on the seed and on its own number alone.
-            seeds: (0..request.count as u64).map(|i| request.seed.wrapping_add(request.first + i)).collect(),
+            seeds: (0..request.count as u64)
+                .map(|i| request.seed.wrapping_add(request.first + i))
+                .collect(),
             classes: labels,
             batch_size: request.batch_size,
             label: request.label,
         };
-        let images = draw(self, &self.weights(request.model)?, &drawing, &mut NoHooks).map_err(|error| match error {
-            super::Error::Sample(crate::sample::Error::Interrupted) => Error::Cancelled,
-            error => Error::msg(error),
-        })?;
+        let images =
+            draw(self, &self.weights(request.model)?, &drawing, &mut NoHooks).map_err(|error| {
+                match error {
+                    super::Error::Sample(crate::sample::Error::Interrupted) => Error::Cancelled,
+                    error => Error::msg(error),
+                }
+            })?;
         match request.decode {
-            true => self.encoder.decode(&images).and_then(|images| images.clamp(-1f32, 1f32)).map_err(Error::msg),
+            true => self
+                .encoder
+                .decode(&images)
+                .and_then(|images| images.clamp(-1f32, 1f32))
+                .map_err(Error::msg),
             false => Ok(images),
         }
     }
@@ -133,16 +194,25 @@ impl Services for Session {
     fn cache_open(&self, caller: &Caller<'_>, key: &str) -> Answer<CacheFolder> {
         let entry = self.cache_entry(caller, key)?;
         if entry.is_complete() {
-            return Ok(CacheFolder { path: entry.path, complete: true });
+            return Ok(CacheFolder {
+                path: entry.path,
+                complete: true,
+            });
         }
         entry.stage().map_err(Error::msg)?;
-        Ok(CacheFolder { path: entry.staging, complete: false })
+        Ok(CacheFolder {
+            path: entry.staging,
+            complete: false,
+        })
     }
 
     fn cache_commit(&self, caller: &Caller<'_>, key: &str, _: PathBuf) -> Answer<CacheFolder> {
         let entry = self.cache_entry(caller, key)?;
         entry.commit().map_err(Error::msg)?;
-        Ok(CacheFolder { path: entry.path, complete: true })
+        Ok(CacheFolder {
+            path: entry.path,
+            complete: true,
+        })
     }
 
     fn backbone(&self, _: &Caller<'_>) -> Answer<BackboneInfo> {
@@ -169,7 +239,11 @@ impl Services for Session {
     }
 
     fn parameters(&self, _: &Caller<'_>) -> Answer<Vec<(String, Vec<usize>)>> {
-        Ok(self.backbone.parameters().map(|(name, tensor)| (name.to_owned(), tensor.dims().to_vec())).collect())
+        Ok(self
+            .backbone
+            .parameters()
+            .map(|(name, tensor)| (name.to_owned(), tensor.dims().to_vec()))
+            .collect())
     }
 
     fn process(&self, _: &Caller<'_>) -> Answer<ProcessInfo> {
@@ -179,7 +253,14 @@ impl Services for Session {
         })
     }
 
-    fn formula(&self, _: &Caller<'_>, formula: Formula, a: &Tensor, b: &Tensor, timesteps: &Tensor) -> Answer<Tensor> {
+    fn formula(
+        &self,
+        _: &Caller<'_>,
+        formula: Formula,
+        a: &Tensor,
+        b: &Tensor,
+        timesteps: &Tensor,
+    ) -> Answer<Tensor> {
         match formula {
             Formula::AddNoise => self.process.add_noise(a, b, timesteps),
             Formula::Target => self.process.target(a, b, timesteps),
@@ -208,7 +289,9 @@ impl Services for Session {
     }
 
     fn metric(&self, caller: &Caller<'_>, name: &str, value: f64) -> Answer<()> {
-        self.metrics.borrow_mut().insert(format!("plugin/{}/{name}", caller.plugin), value);
+        self.metrics
+            .borrow_mut()
+            .insert(format!("plugin/{}/{name}", caller.plugin), value);
         Ok(())
     }
 
@@ -216,19 +299,27 @@ impl Services for Session {
         let key = format!("{}: {label}", caller.plugin);
         let mut slot = self.task.borrow_mut();
         let going = slot.take().filter(|(of, _)| *of == key);
-        let (_, mut task) = going.unwrap_or_else(|| (key.clone(), self.progress.count(&key, "item", total)));
+        let (_, mut task) =
+            going.unwrap_or_else(|| (key.clone(), self.progress.count(&key, "item", total)));
         task.set(done);
         match done < total {
             true => *slot = Some((key, task)),
             false => task.finish(),
         }
-        if self.cancel.requested() { Err(Error::Cancelled) } else { Ok(()) }
+        if self.cancel.requested() {
+            Err(Error::Cancelled)
+        } else {
+            Ok(())
+        }
     }
 
     fn artifact(&self, caller: &Caller<'_>, name: &str, content: Vec<u8>) -> Answer<()> {
-        let Some(folder) = &self.facts.folder else { return Ok(()) };
+        let Some(folder) = &self.facts.folder else {
+            return Ok(());
+        };
         let folder = folder.join("plugins").join(caller.plugin);
-        std::fs::create_dir_all(&folder).map_err(|error| Error::msg(crate::fs::Error::io("create", &folder, error)))?;
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| Error::msg(crate::fs::Error::io("create", &folder, error)))?;
         crate::fs::write_atomic(&folder.join(name), &content).map_err(Error::msg)
     }
 
@@ -236,12 +327,19 @@ impl Services for Session {
         let plugin = caller.plugin.to_owned();
         let mut adapters = self.adapters.borrow_mut();
         adapters.retain(|known| known.plugin != plugin);
-        adapters.push(AdapterFormat { plugin, format: format.to_owned(), config: config.to_owned(), names: names.to_owned() });
+        adapters.push(AdapterFormat {
+            plugin,
+            format: format.to_owned(),
+            config: config.to_owned(),
+            names: names.to_owned(),
+        });
         Ok(())
     }
 
     fn stop(&self, caller: &Caller<'_>, reason: &str) -> Answer<()> {
-        self.stop.borrow_mut().get_or_insert_with(|| format!("plugin `{}`: {reason}", caller.plugin));
+        self.stop
+            .borrow_mut()
+            .get_or_insert_with(|| format!("plugin `{}`: {reason}", caller.plugin));
         Ok(())
     }
 }
@@ -250,21 +348,27 @@ impl Session {
     fn still_preparing(&self, name: &str) -> Answer<()> {
         match self.preparing.get() {
             true => Ok(()),
-            false => Err(Error::msg(format!("`{name}` cannot be made once training has begun; make it in `prepare`"))),
+            false => Err(Error::msg(format!(
+                "`{name}` cannot be made once training has begun; make it in `prepare`"
+            ))),
         }
     }
 
     fn cache_entry(&self, caller: &Caller<'_>, key: &str) -> Answer<Entry> {
         let fingerprint = self.fingerprint().map_err(Error::msg)?;
-        Ok(Entry::of(&cache::root(), caller.id, &format!("{fingerprint}\n{key}")))
+        Ok(Entry::of(
+            &cache::root(),
+            caller.id,
+            &format!("{fingerprint}\n{key}"),
+        ))
     }
 
     fn weights(&self, model: Model) -> Answer<Weights> {
         match model {
             Model::Frozen => Ok(Weights::Frozen),
-            Model::Current if self.preparing.get() => {
-                Err(Error::msg("there is no current model before the first step; ask for the frozen one"))
-            }
+            Model::Current if self.preparing.get() => Err(Error::msg(
+                "there is no current model before the first step; ask for the frozen one",
+            )),
             Model::Current => Ok(Weights::Current(self.overlay())),
         }
     }
@@ -272,11 +376,16 @@ impl Session {
 
 fn sampler_kind(name: &str) -> Answer<SamplerKind> {
     // `dpm++` is what plugin authors may write for the one DPM-Solver++ there is.
-    let known = |kind: &SamplerKind| kind.to_string() == name || (name == "dpm++" && *kind == SamplerKind::DpmSolverPlusPlus2M);
+    let known = |kind: &SamplerKind| {
+        kind.to_string() == name || (name == "dpm++" && *kind == SamplerKind::DpmSolverPlusPlus2M)
+    };
     let all = <SamplerKind as clap::ValueEnum>::value_variants();
     all.iter().copied().find(known).ok_or_else(|| {
         let names: Vec<String> = all.iter().map(ToString::to_string).collect();
-        Error::msg(format!("there is no sampler `{name}`; there are {}", names.join(", ")))
+        Error::msg(format!(
+            "there is no sampler `{name}`; there are {}",
+            names.join(", ")
+        ))
     })
 }
 
@@ -284,11 +393,23 @@ fn sampler_kind(name: &str) -> Answer<SamplerKind> {
 pub fn layers(backbone: &backbone::Backbone) -> Vec<LayerInfo> {
     let info = |(index, layer): (usize, &backbone::LayerInfo)| {
         let (kind, weight_shape) = match (layer.kind, layer.conv) {
-            (backbone::LayerKind::Conv2d, Some(conv)) => {
-                (LayerKind::CONV2D, vec![layer.out_features, layer.in_features, conv.kernel, conv.kernel])
-            }
-            (backbone::LayerKind::Embedding, _) => (LayerKind::EMBEDDING, vec![layer.in_features, layer.out_features]),
-            _ => (LayerKind::LINEAR, vec![layer.out_features, layer.in_features]),
+            (backbone::LayerKind::Conv2d, Some(conv)) => (
+                LayerKind::CONV2D,
+                vec![
+                    layer.out_features,
+                    layer.in_features,
+                    conv.kernel,
+                    conv.kernel,
+                ],
+            ),
+            (backbone::LayerKind::Embedding, _) => (
+                LayerKind::EMBEDDING,
+                vec![layer.in_features, layer.out_features],
+            ),
+            _ => (
+                LayerKind::LINEAR,
+                vec![layer.out_features, layer.in_features],
+            ),
         };
         LayerInfo {
             id: index as u32,
@@ -298,9 +419,10 @@ pub fn layers(backbone: &backbone::Backbone) -> Vec<LayerInfo> {
             out_features: layer.out_features,
             weight_shape,
             bias: layer.bias,
-            conv: layer.conv.map_or_else(Vec::new, |conv| vec![conv.stride, conv.padding, 1, 1]),
+            conv: layer
+                .conv
+                .map_or_else(Vec::new, |conv| vec![conv.stride, conv.padding, 1, 1]),
         }
     };
     backbone.layers().iter().enumerate().map(info).collect()
 }
-

@@ -95,8 +95,19 @@ pub struct Session {
 
 impl Session {
     /// A run before its first step.
-    pub fn new(model: Pretrained, facts: Facts, parameters: Parameters, streams: Streams, progress: Progress, cancel: Cancel) -> Self {
-        let Pretrained { backbone, process, encoder } = model;
+    pub fn new(
+        model: Pretrained,
+        facts: Facts,
+        parameters: Parameters,
+        streams: Streams,
+        progress: Progress,
+        cancel: Cancel,
+    ) -> Self {
+        let Pretrained {
+            backbone,
+            process,
+            encoder,
+        } = model;
         Self {
             backbone,
             process,
@@ -121,7 +132,13 @@ impl Session {
 
     /// What a plugin's hook sees of this run.
     pub fn scene(&self, step: u64, phase: Phase) -> Scene<'_> {
-        Scene { services: self, device: self.backbone.device(), profiler: Some(&self.profiler), step, phase }
+        Scene {
+            services: self,
+            device: self.backbone.device(),
+            profiler: Some(&self.profiler),
+            step,
+            phase,
+        }
     }
 
     /// Ends the preparation: from here on the plugins are there, and no more parameters are made.
@@ -157,10 +174,16 @@ impl Session {
         layers: Option<&AdaptedLayers<'_>>,
         residuals: Option<&[Option<Tensor>]>,
     ) -> Result<Tensor, Error> {
-        let pass = Pass { overlay: Some(overlay), layers: layers.map(|layers| layers as &dyn LayerHook), residuals };
-        self.backbone.forward(input, &pass).map_err(|error| match layers.and_then(AdaptedLayers::failure) {
-            Some(failure) => failure.into(),
-            None => error.into(),
+        let pass = Pass {
+            overlay: Some(overlay),
+            layers: layers.map(|layers| layers as &dyn LayerHook),
+            residuals,
+        };
+        self.backbone.forward(input, &pass).map_err(|error| {
+            match layers.and_then(AdaptedLayers::failure) {
+                Some(failure) => failure.into(),
+                None => error.into(),
+            }
         })
     }
 
@@ -173,16 +196,27 @@ impl Session {
             return Ok(known);
         }
         let mut hash = Sha256::new();
-        hash.update(format!("{:?} {:?}", self.backbone.info(), self.process.config()));
+        hash.update(format!(
+            "{:?} {:?}",
+            self.backbone.info(),
+            self.process.config()
+        ));
         for (name, tensor) in self.backbone.parameters() {
             hash.update(name);
-            let values = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            let values = tensor
+                .flatten_all()?
+                .to_dtype(DType::F32)?
+                .to_vec1::<f32>()?;
             for chunk in values.chunks(4096) {
                 let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
                 hash.update(bytes);
             }
         }
-        let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest: String = hash
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         Ok(self.fingerprint.get_or_init(|| digest))
     }
 }

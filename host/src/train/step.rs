@@ -9,6 +9,7 @@ use plugin_api::Phase;
 use crate::backbone::{Conditioning, Input};
 use crate::data::Batch;
 use crate::ops::optim::{clip_scale, grad_norm};
+use crate::plugin::slots::Slot;
 use crate::plugin::stack::{Finished, NetworkInput, Predicted, Stack};
 use crate::report::{Phase as Time, StepMetrics};
 
@@ -54,7 +55,11 @@ impl Trainer {
             self.refuse_non_finite("loss", value)?;
             loss += value / accumulation as f64;
             let _time = session.profiler.phase(Time::Backward);
-            accumulate(&mut gradients, &mut forward.total.backward()?, &session.parameters.borrow())?;
+            accumulate(
+                &mut gradients,
+                &mut forward.total.backward()?,
+                &session.parameters.borrow(),
+            )?;
             last = Some(forward);
         }
 
@@ -63,16 +68,25 @@ impl Trainer {
             let _time = session.profiler.phase(Time::Optimizer);
             let norm = grad_norm(gradients.values())? / accumulation as f64;
             self.refuse_non_finite("gradient norm", norm)?;
-            let clip = if self.settings.clip > 0.0 { clip_scale(norm, self.settings.clip) } else { 1.0 };
-            self.optimizer.step(lr, &gradients, clip / accumulation as f64)?;
+            let clip = if self.settings.clip > 0.0 {
+                clip_scale(norm, self.settings.clip)
+            } else {
+                1.0
+            };
+            self.optimizer
+                .step(lr, &gradients, clip / accumulation as f64)?;
             if let Some(ema) = &mut self.ema {
-                ema.update(&session.parameters.borrow())?;
+                ema.update(&session.parameters.borrow(), self.done + 1)?;
             }
             norm
         };
 
-        let metrics = session.metrics.borrow().clone();
-        if let Some(forward) = &last {
+        // The step stands from here on, whatever an observer does.
+        self.done += 1;
+        session.step.set(self.done);
+        self.mark()?;
+        if let Some(forward) = last.filter(|_| stack.takes(Slot::Observe)) {
+            let metrics = session.metrics.borrow().clone();
             let finished = Finished {
                 at: forward.predicted(),
                 loss,
@@ -82,12 +96,18 @@ impl Trainer {
                 learning_rate: lr,
                 metrics: &metrics,
             };
-            stack.observe(&session.scene(self.done, Phase::TRAIN), &finished)?;
+            stack.observe(&session.scene(self.done - 1, Phase::TRAIN), &finished)?;
+            self.mark()?;
         }
-        self.done += 1;
-        session.step.set(self.done);
         let named = std::mem::take(&mut *session.metrics.borrow_mut());
-        Ok(StepMetrics { step: self.done, loss, lr, grad_norm: norm, named, ..StepMetrics::default() })
+        Ok(StepMetrics {
+            step: self.done,
+            loss,
+            lr,
+            grad_norm: norm,
+            named,
+            ..StepMetrics::default()
+        })
     }
 
     /// From a batch of images to the loss.
@@ -102,14 +122,18 @@ impl Trainer {
         };
         let (latents, conditioning) = {
             let _time = session.profiler.phase(Time::Encode);
-            (session.encoder.encode(images(&batch)?)?, self.conditioning(&batch)?) // [B, C, H, W]
+            (
+                session.encoder.encode(images(&batch)?)?,
+                self.conditioning(&batch)?,
+            ) // [B, C, H, W]
         };
 
         let time = session.profiler.phase(Time::Batch);
-        let timesteps = match stack.timesteps(&scene, &batch, &latents, process.num_train_timesteps())? {
-            Some(timesteps) => timesteps,
-            None => self.uniform_timesteps(&latents)?,
-        }; // [B]
+        let timesteps =
+            match stack.timesteps(&scene, &batch, &latents, process.num_train_timesteps())? {
+                Some(timesteps) => timesteps,
+                None => self.uniform_timesteps(&latents)?,
+            }; // [B]
         let noise = match stack.noise(&scene, &batch, &latents, &timesteps)? {
             Some(noise) => noise,
             None => self.standard_noise(&latents)?,
@@ -131,10 +155,17 @@ impl Trainer {
                 latents: Some(&latents),
                 unconditional: false,
             };
-            let input = stack.denoiser_input(&scene, &at)?.unwrap_or_else(|| noisy_latents.clone());
-            let residuals = stack.residuals(&scene, &at, &input, session.backbone.info().residual_sites)?;
+            let input = stack
+                .denoiser_input(&scene, &at)?
+                .unwrap_or_else(|| noisy_latents.clone());
+            let residuals =
+                stack.residuals(&scene, &at, &input, session.backbone.info().residual_sites)?;
             let layers = stack.layer_hook(scene);
-            let input = Input { latents: &input, timesteps: &timesteps, conditioning: &conditioning };
+            let input = Input {
+                latents: &input,
+                timesteps: &timesteps,
+                conditioning: &conditioning,
+            };
             session.forward(&input, &self.overlay, layers.as_ref(), residuals.as_deref())?
         }; // [B, C or 2C, H, W]
 
@@ -163,16 +194,33 @@ impl Trainer {
         };
         for (plugin, term) in stack.loss_terms(&scene, &predicted, &sample_loss)? {
             let value = f64::from(term.to_dtype(DType::F32)?.to_scalar::<f32>()?);
-            session.metrics.borrow_mut().insert(format!("plugin/{plugin}/loss_term"), value);
+            session
+                .metrics
+                .borrow_mut()
+                .insert(format!("plugin/{plugin}/loss_term"), value);
             total = (total + term)?;
         }
-        Ok(Forward { batch, latents, noise, timesteps, noisy_latents, prediction, target, loss_mask, sample_loss, loss_weight, total })
+        Ok(Forward {
+            batch,
+            latents,
+            noise,
+            timesteps,
+            noisy_latents,
+            prediction,
+            target,
+            loss_mask,
+            sample_loss,
+            loss_weight,
+            total,
+        })
     }
 
     fn uniform_timesteps(&self, latents: &Tensor) -> Result<Tensor, Error> {
         let bound = self.session.process.num_train_timesteps();
         let mut streams = self.session.streams.borrow_mut();
-        Ok(streams.get("timesteps").integers(bound, latents.dim(0)?, latents.device())?)
+        Ok(streams
+            .get("timesteps")
+            .integers(bound, latents.dim(0)?, latents.device())?)
     }
 
     /// Standard normal noise, plus a constant for each image and channel where the run file asks for one.
@@ -184,7 +232,8 @@ impl Trainer {
             return Ok(noise);
         }
         let (count, channels, ..) = latents.dims4()?;
-        let offset = (stream.normal((count, channels, 1, 1), latents.device())? * self.settings.noise_offset)?;
+        let offset = (stream.normal((count, channels, 1, 1), latents.device())?
+            * self.settings.noise_offset)?;
         Ok(noise.broadcast_add(&offset)?)
     }
 
@@ -199,7 +248,12 @@ impl Trainer {
         };
         let rate = self.settings.label_dropout as f32;
         if rate > 0.0 {
-            let draws = self.session.streams.borrow_mut().get("label_dropout").uniforms(count);
+            let draws = self
+                .session
+                .streams
+                .borrow_mut()
+                .get("label_dropout")
+                .uniforms(count);
             for (label, draw) in labels.iter_mut().zip(draws) {
                 if draw < rate {
                     *label = null;
@@ -210,12 +264,22 @@ impl Trainer {
     }
 
     /// Squared error under the loss mask, plus the variational bound of a learned variance: `[B]`.
-    fn default_objective(&self, at: &Predicted<'_>, variance: Option<Tensor>) -> Result<Tensor, Error> {
+    fn default_objective(
+        &self,
+        at: &Predicted<'_>,
+        variance: Option<Tensor>,
+    ) -> Result<Tensor, Error> {
         let loss = masked_mse(at.prediction, at.target, at.loss_mask)?;
         match variance.filter(|_| self.settings.variational_bound) {
             Some(variance) => {
                 let process = &self.session.process;
-                let bound = process.variational_bound(at.prediction, &variance, at.latents, at.noisy_latents, at.timesteps)?;
+                let bound = process.variational_bound(
+                    at.prediction,
+                    &variance,
+                    at.latents,
+                    at.noisy_latents,
+                    at.timesteps,
+                )?;
                 Ok((loss + bound)?)
             }
             None => Ok(loss),
@@ -223,11 +287,25 @@ impl Trainer {
     }
 
     /// The run file's weighting times the plugins': `[B]`, or nothing where nobody weighs.
-    fn loss_weight(&self, stack: &Stack, at: &Predicted<'_>, loss: &Tensor) -> Result<Option<Tensor>, Error> {
+    fn loss_weight(
+        &self,
+        stack: &Stack,
+        at: &Predicted<'_>,
+        loss: &Tensor,
+    ) -> Result<Option<Tensor>, Error> {
         let process = &self.session.process;
         let scene = self.session.scene(self.done, Phase::TRAIN);
-        let ours = self.weighting.map(|weighting| process.weights(weighting, at.timesteps)).transpose()?;
-        let theirs = stack.loss_weight(&scene, at.batch, at.timesteps, loss, process.num_train_timesteps())?;
+        let ours = self
+            .weighting
+            .map(|weighting| process.weights(weighting, at.timesteps))
+            .transpose()?;
+        let theirs = stack.loss_weight(
+            &scene,
+            at.batch,
+            at.timesteps,
+            loss,
+            process.num_train_timesteps(),
+        )?;
         Ok(match (ours, theirs) {
             (Some(ours), Some(theirs)) => Some((ours * theirs)?),
             (ours, theirs) => ours.or(theirs),
@@ -235,7 +313,15 @@ impl Trainer {
     }
 
     fn refuse_non_finite(&self, what: &'static str, value: f64) -> Result<(), Error> {
-        if value.is_finite() { Ok(()) } else { Err(Error::NonFinite { what, step: self.done + 1, value }) }
+        if value.is_finite() {
+            Ok(())
+        } else {
+            Err(Error::NonFinite {
+                what,
+                step: self.done + 1,
+                value,
+            })
+        }
     }
 }
 
@@ -260,7 +346,11 @@ fn keep_clean(noisy: &Tensor, clean: &Tensor, mask: &Tensor) -> candle_core::Res
 }
 
 /// Adds one pass's gradients to those of the passes before it.
-fn accumulate(gradients: &mut BTreeMap<String, Tensor>, store: &mut GradStore, parameters: &Parameters) -> Result<(), Error> {
+fn accumulate(
+    gradients: &mut BTreeMap<String, Tensor>,
+    store: &mut GradStore,
+    parameters: &Parameters,
+) -> Result<(), Error> {
     for parameter in parameters.iter() {
         if let Some(gradient) = store.remove(parameter.var.as_tensor()) {
             let sum = match gradients.remove(&parameter.name) {

@@ -10,7 +10,10 @@ use crate::backbone::Backbone;
 use crate::data::Dataset;
 use crate::pretrained::EMBEDDED;
 use crate::report::Environment;
-use crate::report::summary::{Checkpoint, Data, Model, PluginReport, Report, Role, Setting, SlotUse, Status, Trainable, folder_bytes};
+use crate::report::summary::{
+    Checkpoint, Data, Model, PluginReport, Report, Role, Setting, SlotUse, Status, Trainable,
+    folder_bytes,
+};
 
 use super::run::{Job, grid_entry, grid_file, write_grid};
 use super::{Ending, Error, Owner, Session, Trainer, checkpoint};
@@ -23,10 +26,19 @@ pub(super) struct Story {
 
 impl Story {
     /// What is known before anything runs; a resumed run continues its earlier report.
-    pub(super) fn begin(job: &Job, backbone: &Backbone, dataset: &dyn Dataset, resumed: bool) -> Result<Self, Error> {
+    pub(super) fn begin(
+        job: &Job,
+        backbone: &Backbone,
+        dataset: &dyn Dataset,
+        resumed: bool,
+    ) -> Result<Self, Error> {
         let config = &job.resolved.config;
         let folder = job.resolved.out().to_path_buf();
-        let earlier = if resumed { Report::read(&folder)? } else { Report::default() };
+        let earlier = if resumed {
+            Report::read(&folder)?
+        } else {
+            Report::default()
+        };
         let info = backbone.info();
         let mut notes = earlier.notes;
         notes.extend(job.plan.notes.iter().cloned());
@@ -38,7 +50,11 @@ impl Story {
             batch_size: (config.train.batch_size * config.train.accumulation) as u64,
             seed: config.train.seed,
             model: Model {
-                source: config.backbone.path.as_ref().map_or_else(|| EMBEDDED.to_owned(), |path| path.display().to_string()),
+                source: config
+                    .backbone
+                    .path
+                    .as_ref()
+                    .map_or_else(|| EMBEDDED.to_owned(), |path| path.display().to_string()),
                 architecture: info.architecture.clone(),
                 parameters: info.parameters as u64,
                 facts: [
@@ -61,7 +77,12 @@ impl Story {
                 skipped: Vec::new(),
             },
             samples: earlier.samples,
-            plugins: job.plan.plugins.iter().map(|plugin| plugin_report(job, plugin)).collect(),
+            plugins: job
+                .plan
+                .plugins
+                .iter()
+                .map(|plugin| plugin_report(job, plugin))
+                .collect(),
             plan: job.plan.composition.slots.iter().map(slot_use).collect(),
             wall: earlier.wall,
             environment: Environment::detect(rayon::current_num_threads(), "cpu"),
@@ -77,10 +98,20 @@ impl Story {
     }
 
     /// Writes a grid into `samples/` and lists it; gives the PNG.
-    pub(super) fn grid(&mut self, images: &Tensor, role: Role, name: &str, title: &str, caption: &str, step: Option<u64>) -> Result<Vec<u8>, Error> {
+    pub(super) fn grid(
+        &mut self,
+        images: &Tensor,
+        role: Role,
+        name: &str,
+        title: &str,
+        caption: &str,
+        step: Option<u64>,
+    ) -> Result<Vec<u8>, Error> {
         let png = write_grid(images, &self.folder.join(grid_file(name)))?;
         let entry = grid_entry(role, name, title, caption, step, images.dim(3)?);
-        self.report.samples.retain(|sample| sample.file != entry.file);
+        self.report
+            .samples
+            .retain(|sample| sample.file != entry.file);
         self.report.samples.push(entry);
         Ok(png)
     }
@@ -89,12 +120,16 @@ impl Story {
     pub(super) fn trainable(&mut self, session: &Session) {
         let mut groups: BTreeMap<(Owner, String), (u64, u64)> = BTreeMap::new();
         for parameter in session.parameters.borrow().iter() {
-            let group = groups.entry((parameter.owner.clone(), pattern(&parameter.name))).or_default();
+            let group = groups
+                .entry((parameter.owner.clone(), pattern(&parameter.name)))
+                .or_default();
             group.0 += 1;
             group.1 += parameter.var.elem_count() as u64;
         }
         for plugin in &mut self.report.plugins {
-            let own = groups.iter().filter(|((owner, _), _)| *owner == Owner::Plugin(plugin.name.clone()));
+            let own = groups
+                .iter()
+                .filter(|((owner, _), _)| *owner == Owner::Plugin(plugin.name.clone()));
             plugin.parameters = own.map(|(_, (_, numbers))| numbers).sum();
         }
         self.report.trainable = groups
@@ -115,18 +150,26 @@ impl Story {
     pub(super) fn progress(&mut self, trainer: &Trainer, session: &Session) -> Result<(), Error> {
         self.report.steps_done = trainer.done();
         self.report.profile = session.profiler.profile();
-        self.report.data.skipped = trainer.skipped_files().into_iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
+        self.report.data.skipped = trainer
+            .skipped_files()
+            .into_iter()
+            .map(|(name, reason)| format!("{name}: {reason}"))
+            .collect();
         self.report.checkpoints = checkpoint::steps(&self.folder)
             .into_iter()
             .map(|step| {
                 let path = checkpoint::folder(&self.folder, step);
                 let bytes = folder_bytes(&path)?;
-                let path = path.strip_prefix(&self.folder).map_or(path.clone(), ToOwned::to_owned);
+                let path = path
+                    .strip_prefix(&self.folder)
+                    .map_or(path.clone(), ToOwned::to_owned);
                 Ok(Checkpoint { step, path, bytes })
             })
             .collect::<Result<_, Error>>()?;
         if let Some(reason) = session.stop.borrow().as_ref() {
-            self.report.notes.push(format!("Training ended early: {reason}."));
+            self.report
+                .notes
+                .push(format!("Training ended early: {reason}."));
         }
         Ok(())
     }
@@ -156,19 +199,39 @@ impl Story {
 
 fn plugin_report(job: &Job, plugin: &crate::plugin::resolve::Plugin) -> PluginReport {
     let manifest = &plugin.checked.manifest;
-    let member = job.plan.composition.plugins.iter().find(|member| member.name == plugin.name);
+    let member = job
+        .plan
+        .composition
+        .plugins
+        .iter()
+        .find(|member| member.name == plugin.name);
     let settings = plugin.settings.iter().map(|(key, value)| Setting {
         key: key.clone(),
         value: value.to_string(),
-        origin: job.resolved.origins.of(&format!("{}.{key}", plugin.name)).to_string(),
-        doc: manifest.settings["properties"][key]["description"].as_str().unwrap_or_default().to_owned(),
+        origin: job
+            .resolved
+            .origins
+            .of(&format!("{}.{key}", plugin.name))
+            .to_string(),
+        doc: manifest.settings["properties"][key]["description"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
     });
     PluginReport {
         name: plugin.name.clone(),
         version: manifest.version.clone(),
         description: manifest.summary.clone(),
         file: plugin.checked.path.display().to_string(),
-        slots: member.map(|member| member.slots.iter().map(|slot| slot.name().to_owned()).collect()).unwrap_or_default(),
+        slots: member
+            .map(|member| {
+                member
+                    .slots
+                    .iter()
+                    .map(|slot| slot.name().to_owned())
+                    .collect()
+            })
+            .unwrap_or_default(),
         settings: settings.collect(),
         ..PluginReport::default()
     }
@@ -185,10 +248,18 @@ fn slot_use(plan: &crate::plugin::compose::SlotPlan) -> SlotUse {
 
 /// A parameter's name with its numbers as `*`, so that the same tensor of every block is one line.
 fn pattern(name: &str) -> String {
-    let part = |part: &str| if part.parse::<u64>().is_ok() { "*".to_owned() } else { part.to_owned() };
+    let part = |part: &str| {
+        if part.parse::<u64>().is_ok() {
+            "*".to_owned()
+        } else {
+            part.to_owned()
+        }
+    };
     name.split('.').map(part).collect::<Vec<_>>().join(".")
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
 }

@@ -63,7 +63,9 @@ impl Trainer {
                 return Err(Error::NothingTrains);
             }
             optimizer = Optimizer::new(&parameters, &settings)?;
-            let averages = resumed.map(|checkpoint| checkpoint.ema.clone()).unwrap_or_default();
+            let averages = resumed
+                .map(|checkpoint| checkpoint.ema.clone())
+                .unwrap_or_default();
             ema = match settings.ema_decay {
                 0.0 => None,
                 decay => Some(Ema::new(decay, &parameters, averages)?),
@@ -74,14 +76,23 @@ impl Trainer {
             optimizer.load_state(&checkpoint.moments)?;
             stack.load_state(&session.scene(done, Phase::CHECKPOINT), &checkpoint.plugins)?;
             // Preparing may have drawn numbers, as it did in the first session; the checkpoint knows what came after that.
-            session.streams.borrow_mut().continue_from(&checkpoint.state.streams);
+            session
+                .streams
+                .borrow_mut()
+                .continue_from(&checkpoint.state.streams);
             position = (checkpoint.state.clone(), checkpoint.plugins.clone());
         }
         let overlay = session.overlay();
         session.backbone.check_overlay(&overlay)?;
         session.begin(stack);
         session.step.set(done);
-        let loader = Loader::new(dataset, position.0.loader, settings.seed, settings.batch_size, workers)?;
+        let loader = Loader::new(
+            dataset,
+            position.0.loader,
+            settings.seed,
+            settings.batch_size,
+            workers,
+        )?;
         let mut trainer = Self {
             weighting: weighting(&settings),
             rate: LearningRate {
@@ -113,22 +124,33 @@ impl Trainer {
 
     /// The files that could not be read so far, with the reasons.
     pub fn skipped_files(&self) -> Vec<(String, String)> {
-        self.loader.bad_items().map(|(name, reason)| (name.to_owned(), reason.to_owned())).collect()
+        self.loader
+            .bad_items()
+            .map(|(name, reason)| (name.to_owned(), reason.to_owned()))
+            .collect()
     }
 
     /// The trained stand-ins for backbone tensors: their averages where the run keeps them.
     pub fn best_overlay(&self) -> Overlay {
         let averages = self.ema.as_ref().map(Ema::values);
         let best = |name: &String| averages.and_then(|averages| averages.get(name)).cloned();
-        self.overlay.iter().map(|(name, value)| (name.clone(), best(name).unwrap_or_else(|| value.clone()))).collect()
+        self.overlay
+            .iter()
+            .map(|(name, value)| (name.clone(), best(name).unwrap_or_else(|| value.clone())))
+            .collect()
     }
 
     /// Does something with the averaged parameters in place, where the run keeps them; plugins see them too.
     ///
     /// # Errors
     /// What `work` fails with; the trained values are back in any case.
-    pub fn with_averages<T>(&self, work: impl FnOnce(&Self) -> Result<T, Error>) -> Result<T, Error> {
-        let Some(ema) = &self.ema else { return work(self) };
+    pub fn with_averages<T>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let Some(ema) = &self.ema else {
+            return work(self);
+        };
         let parameters: Vec<_> = self.session.parameters.borrow().iter().cloned().collect();
         let swapped = Swapped::new(&parameters, ema.values())?;
         let result = work(self);
@@ -156,7 +178,11 @@ impl Trainer {
             plugins,
             parameters: self.session.parameters.borrow().values(),
             moments: self.optimizer.state()?,
-            ema: self.ema.as_ref().map(|ema| ema.values().clone()).unwrap_or_default(),
+            ema: self
+                .ema
+                .as_ref()
+                .map(|ema| ema.values().clone())
+                .unwrap_or_default(),
         };
         checkpoint.save(run)
     }
@@ -166,24 +192,41 @@ impl Trainer {
 ///
 /// # Errors
 /// A plugin that fails, a selection without a match, or saved values that no parameter takes.
-pub(super) fn prepare(session: &Session, stack: &mut Stack, trainable: Option<&[String]>, done: u64) -> Result<(), Error> {
+pub(super) fn prepare(
+    session: &Session,
+    stack: &mut Stack,
+    trainable: Option<&[String]>,
+    done: u64,
+) -> Result<(), Error> {
     let scene = session.scene(done, Phase::PREPARE);
     let asked = stack.trainable(&scene)?;
     stack.prepare(&scene)?;
-    select_parameters(session, trainable, asked.into_iter().flat_map(|(_, globs)| globs).collect())?;
+    select_parameters(
+        session,
+        trainable,
+        asked.into_iter().flat_map(|(_, globs)| globs).collect(),
+    )?;
     stack.choose_layers(&scene, &super::services::layers(&session.backbone))?;
     session.parameters.borrow().refuse_unclaimed()
 }
 
 /// Makes stand-ins for the backbone parameters that the run file and the plugins select.
-fn select_parameters(session: &Session, trainable: Option<&[String]>, mut asked: Vec<String>) -> Result<(), Error> {
+fn select_parameters(
+    session: &Session,
+    trainable: Option<&[String]>,
+    mut asked: Vec<String>,
+) -> Result<(), Error> {
     let mut parameters = session.parameters.borrow_mut();
     match trainable {
         Some(selections) => asked.extend(selections.iter().cloned()),
         None if asked.is_empty() && parameters.is_empty() => asked.push("all".to_owned()),
         None => {}
     }
-    let names: Vec<&str> = session.backbone.parameters().map(|(name, _)| name).collect();
+    let names: Vec<&str> = session
+        .backbone
+        .parameters()
+        .map(|(name, _)| name)
+        .collect();
     let chosen = selection::select(&asked, &names)?;
     for (name, frozen) in session.backbone.parameters() {
         if chosen.contains(&name) && parameters.get(name).is_none() {
@@ -195,7 +238,9 @@ fn select_parameters(session: &Session, trainable: Option<&[String]>, mut asked:
 
 fn weighting(settings: &TrainSection) -> Option<Weighting> {
     use crate::config::Weighting as Chosen;
-    let gamma = settings.weighting_gamma.unwrap_or(settings.weighting.default_gamma());
+    let gamma = settings
+        .weighting_gamma
+        .unwrap_or(settings.weighting.default_gamma());
     match settings.weighting {
         Chosen::None => None,
         Chosen::MinSnr => Some(Weighting::MinSnr { gamma }),

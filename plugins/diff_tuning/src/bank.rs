@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
 use plugin_api::{Error, Host, Result, SampleRequest, Tensor};
 
+use crate::png_file::{self, Picture};
 use crate::settings::DiffTuningSettings;
 
 /// Images of the frozen pretrained model, 8 bits a channel, as their files hold them.
 #[derive(Debug)]
 pub(crate) struct Bank {
-    images: Vec<RgbImage>,
+    images: Vec<Picture>,
 }
 
 impl Bank {
@@ -26,13 +26,17 @@ impl Bank {
             draw(settings, host, entry.path())?;
             entry.commit(host)?;
         }
-        let images = (0..settings.memory as usize)
-            .map(|number| {
-                let path = file(entry.path(), number);
-                let image = image::open(&path).map_err(|error| damaged(&path, entry.path(), &error))?;
-                Ok(image.into_rgb8())
-            })
+        let images: Vec<Picture> = (0..settings.memory as usize)
+            .map(|number| read(entry.path(), number))
             .collect::<Result<_>>()?;
+        let size = |number: usize| (images[number].width, images[number].height);
+        if let Some(odd) = (1..images.len()).find(|&number| size(number) != size(0)) {
+            return Err(damaged(
+                entry.path(),
+                odd,
+                "its size is not that of the first",
+            ));
+        }
         Ok(Self { images })
     }
 
@@ -46,15 +50,21 @@ impl Bank {
     /// # Errors
     /// When the host fails.
     pub(crate) fn select(&self, numbers: &[u32], host: &Host) -> Result<Tensor> {
-        let chosen: Vec<&RgbImage> = numbers.iter().map(|&number| &self.images[number as usize]).collect();
-        let (width, height) = self.images[0].dimensions();
-        let mut values = Vec::with_capacity(chosen.len() * 3 * (width * height) as usize);
-        for image in &chosen {
+        let Picture { width, height, .. } = self.images[0];
+        let mut values = Vec::with_capacity(numbers.len() * 3 * width * height);
+        for &number in numbers {
+            let bytes = &self.images[number as usize].bytes; // [H, W, 3]
             for channel in 0..3 {
-                values.extend(image.pixels().map(|pixel| f32::from(pixel[channel]) / 127.5 - 1.0));
+                values.extend(
+                    bytes
+                        .iter()
+                        .skip(channel)
+                        .step_by(3)
+                        .map(|&level| f32::from(level) / 127.5 - 1.0),
+                );
             }
         }
-        Tensor::from_slice(&values, [chosen.len(), 3, height as usize, width as usize], host)
+        Tensor::from_slice(&values, [numbers.len(), 3, height, width], host)
     }
 }
 
@@ -80,7 +90,12 @@ fn draw(settings: &DiffTuningSettings, host: &Host, folder: &Path) -> Result<()>
         let images = host.sample(SampleRequest {
             first: first as u64,
             batch_size: batch,
-            class_labels: classes.map(|classes| numbers.clone().map(|number| number as u32 % classes).collect()),
+            class_labels: classes.map(|classes| {
+                numbers
+                    .clone()
+                    .map(|number| number as u32 % classes)
+                    .collect()
+            }),
             steps: settings.memory_steps as usize,
             guidance: settings.memory_guidance,
             seed: settings.memory_seed,
@@ -103,27 +118,36 @@ fn save(images: &Tensor, first: usize, folder: &Path) -> Result<()> {
     let values = images.to_vec::<f32>()?;
     let plane = height * width;
     for (number, image) in values.chunks_exact(3 * plane).take(count).enumerate() {
-        let pixel = |x: u32, y: u32| {
-            let at = y as usize * width + x as usize;
-            let level = |channel: usize| ((image[channel * plane + at] + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
-            image::Rgb([level(0), level(1), level(2)])
-        };
+        let level = |value: f32| ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
+        let bytes = (0..3 * plane)
+            .map(|at| level(image[at % 3 * plane + at / 3]))
+            .collect(); // [3, H, W] -> [H, W, 3]
         let path = file(folder, first + number);
-        RgbImage::from_fn(width as u32, height as u32, pixel)
-            .save(&path)
-            .map_err(|error| Error::msg(format!("cannot write `{}`: {error}", path.display())))?;
+        png_file::write(
+            &path,
+            &Picture {
+                width,
+                height,
+                bytes,
+            },
+        )
+        .map_err(|error| Error::msg(format!("cannot write `{}`: {error}", path.display())))?;
     }
     Ok(())
+}
+
+fn read(folder: &Path, number: usize) -> Result<Picture> {
+    png_file::read(&file(folder, number)).map_err(|problem| damaged(folder, number, &problem))
 }
 
 fn file(folder: &Path, number: usize) -> PathBuf {
     folder.join(format!("{number:06}.png"))
 }
 
-fn damaged(path: &Path, folder: &Path, error: &image::ImageError) -> Error {
+fn damaged(folder: &Path, number: usize, problem: &str) -> Error {
     Error::msg(format!(
-        "cannot read `{}` of the memory bank: {error}; delete the folder `{}` to have it drawn again",
-        path.display(),
+        "cannot use `{}` of the memory bank: {problem}; delete the folder `{}` to have it drawn again",
+        file(folder, number).display(),
         folder.display()
     ))
 }

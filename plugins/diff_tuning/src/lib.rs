@@ -9,10 +9,13 @@
 #![deny(unsafe_code)]
 
 mod bank;
+mod png_file;
 mod settings;
 mod timesteps;
 
-use plugin_api::hooks::{BatchHook, LossWeightHook, LossWeightIn, PrepareHook, TimestepsHook, TimestepsIn};
+use plugin_api::hooks::{
+    BatchHook, LossWeightHook, LossWeightIn, PrepareHook, TimestepsHook, TimestepsIn,
+};
 use plugin_api::{Batch, DType, Error, Host, Plugin, Result, Tensor, export_plugin};
 
 use bank::Bank;
@@ -36,7 +39,8 @@ pub struct DiffTuning {
 impl Plugin for DiffTuning {
     type Settings = DiffTuningSettings;
     const ID: &'static str = "diff_tuning";
-    const SUMMARY: &'static str = "Retain the pretrained model near the data, reconsolidate it near the noise";
+    const SUMMARY: &'static str =
+        "Retain the pretrained model near the data, reconsolidate it near the noise";
 
     fn build(settings: DiffTuningSettings, host: &Host) -> Result<Self> {
         let timesteps = host.process()?.num_train_timesteps;
@@ -45,7 +49,10 @@ impl Plugin for DiffTuning {
             Mode::Weighting => PowerLaw::new(side, 0.0, timesteps),
         };
         Ok(Self {
-            laws: [law(Side::Noise, settings.target_power), law(Side::Data, settings.memory_power)],
+            laws: [
+                law(Side::Noise, settings.target_power),
+                law(Side::Data, settings.memory_power),
+            ],
             bank: None,
             null_class: host.backbone()?.null_class,
             settings,
@@ -74,7 +81,11 @@ impl PrepareHook for DiffTuning {
             return Ok(());
         }
         let bank = Bank::open(&self.settings, host)?;
-        tracing::info!("each batch of {} holds {count} of {} memory images", run.batch_size, bank.len());
+        tracing::info!(
+            "each batch of {} holds {count} of {} memory images",
+            run.batch_size,
+            bank.len()
+        );
         self.bank = Some(bank);
         Ok(())
     }
@@ -88,7 +99,10 @@ impl BatchHook for DiffTuning {
         let Some(bank) = self.bank.as_ref().filter(|_| count > 0) else {
             return marked(batch, size, 0, host);
         };
-        let numbers = host.random().integers(0, bank.len() as u32, [count])?.to_vec::<u32>()?;
+        let numbers = host
+            .random()
+            .integers(0, bank.len() as u32, [count])?
+            .to_vec::<u32>()?;
         let memory = bank.select(&numbers, host)?; // [M, 3, H, W]
         let targets = size - count;
         let mut mixed = Batch::new();
@@ -98,7 +112,9 @@ impl BatchHook for DiffTuning {
             let added = match name.as_str() {
                 "images" => fitting(&memory, &tensor)?,
                 // The label spaces differ, so memory trains the unconditional branch alone.
-                "class_labels" => tensor.narrow(0, targets, count)?.full_like(self.null_label()?, [count])?,
+                "class_labels" => tensor
+                    .narrow(0, targets, count)?
+                    .full_like(self.null_label()?, [count])?,
                 _ => tensor.narrow(0, targets, count)?.zeros_like()?,
             };
             mixed.set(name, Tensor::cat(&[kept, added], 0)?);
@@ -136,7 +152,9 @@ fn fitting(memory: &Tensor, images: &Tensor) -> Result<Tensor> {
 }
 
 fn marked(mut batch: Batch, targets: usize, count: usize, host: &Host) -> Result<Batch> {
-    let marks: Vec<f32> = (0..targets + count).map(|row| f32::from(row >= targets)).collect();
+    let marks: Vec<f32> = (0..targets + count)
+        .map(|row| f32::from(row >= targets))
+        .collect();
     batch.set(MEMORY, Tensor::from_slice(&marks, [targets + count], host)?);
     Ok(batch)
 }
@@ -145,8 +163,11 @@ impl TimestepsHook for DiffTuning {
     fn timesteps(&mut self, at: &TimestepsIn, host: &Host) -> Result<Tensor> {
         let memory = at.batch.get(MEMORY)?.to_vec::<f32>()?;
         let draws = host.random().uniform([memory.len()])?.to_vec::<f32>()?;
-        let timesteps: Vec<u32> =
-            memory.iter().zip(draws).map(|(&memory, draw)| self.laws[usize::from(memory > 0.0)].at(draw)).collect();
+        let timesteps: Vec<u32> = memory
+            .iter()
+            .zip(draws)
+            .map(|(&memory, draw)| self.laws[usize::from(memory > 0.0)].at(draw))
+            .collect();
         Tensor::from_slice(&timesteps, [timesteps.len()], host)
     }
 }
@@ -159,9 +180,13 @@ impl LossWeightHook for DiffTuning {
         let timesteps = at.timesteps.to_vec::<u32>()?;
         let losses = at.loss.to_dtype(DType::F32)?.to_vec::<f32>()?;
         for (part, name) in [(0.0, "target"), (1.0, "memory")] {
-            let rows: Vec<usize> = (0..memory.len()).filter(|&row| memory[row] == part).collect();
+            let rows: Vec<usize> = (0..memory.len())
+                .filter(|&row| memory[row] == part)
+                .collect();
             if !rows.is_empty() {
-                let mean = |of: &dyn Fn(usize) -> f64| rows.iter().map(|&row| of(row)).sum::<f64>() / rows.len() as f64;
+                let mean = |of: &dyn Fn(usize) -> f64| {
+                    rows.iter().map(|&row| of(row)).sum::<f64>() / rows.len() as f64
+                };
                 host.metric(&format!("loss_{name}"), mean(&|row| f64::from(losses[row])))?;
                 host.metric(&format!("t_{name}"), mean(&|row| f64::from(timesteps[row])))?;
             }
@@ -171,7 +196,12 @@ impl LossWeightHook for DiffTuning {
     }
 }
 
-fn sample_weights(settings: &DiffTuningSettings, memory: &[f32], timesteps: &[u32], total: usize) -> Vec<f32> {
+fn sample_weights(
+    settings: &DiffTuningSettings,
+    memory: &[f32],
+    timesteps: &[u32],
+    total: usize,
+) -> Vec<f32> {
     let size = memory.len() as f64;
     let memories = memory.iter().filter(|&&memory| memory > 0.0).count() as f64;
     let weight = |(&memory, &t): (&f32, &u32)| {
@@ -180,7 +210,11 @@ fn sample_weights(settings: &DiffTuningSettings, memory: &[f32], timesteps: &[u3
             true => (settings.weight * size / memories, 1.0 - noisiness),
             false => (size / (size - memories), noisiness),
         };
-        let emphasis = if settings.mode == Mode::Weighting { emphasis } else { 1.0 };
+        let emphasis = if settings.mode == Mode::Weighting {
+            emphasis
+        } else {
+            1.0
+        };
         (share * emphasis) as f32
     };
     memory.iter().zip(timesteps).map(weight).collect()
@@ -193,10 +227,17 @@ mod tests {
     use super::*;
 
     fn check(mode: Mode, expected: [f32; 4]) {
-        let settings = DiffTuningSettings { mode, weight: 0.5, ..DiffTuningSettings::default() };
+        let settings = DiffTuningSettings {
+            mode,
+            weight: 0.5,
+            ..DiffTuningSettings::default()
+        };
         let weights = sample_weights(&settings, &[0.0, 0.0, 0.0, 1.0], &[0, 500, 999, 250], 1000);
         for (weight, expected) in weights.iter().zip(expected) {
-            assert!((weight - expected).abs() < 1e-6, "{weights:?} against {expected:?}");
+            assert!(
+                (weight - expected).abs() < 1e-6,
+                "{weights:?} against {expected:?}"
+            );
         }
     }
 
@@ -208,11 +249,22 @@ mod tests {
 
     #[test]
     fn weighting_mode_adds_the_papers_two_weights() {
-        check(Mode::Weighting, [0.0, 4.0 / 3.0 * 0.5, 4.0 / 3.0 * 0.999, 2.0 * 0.75]);
+        check(
+            Mode::Weighting,
+            [0.0, 4.0 / 3.0 * 0.5, 4.0 / 3.0 * 0.999, 2.0 * 0.75],
+        );
     }
 
     #[test]
     fn the_memory_share_is_rounded() {
-        assert_eq!([memory_count(32, 0.2), memory_count(8, 0.2), memory_count(2, 0.2), memory_count(4, 1.0)], [6, 2, 0, 4]);
+        assert_eq!(
+            [
+                memory_count(32, 0.2),
+                memory_count(8, 0.2),
+                memory_count(2, 0.2),
+                memory_count(4, 1.0)
+            ],
+            [6, 2, 0, 4]
+        );
     }
 }

@@ -36,7 +36,9 @@ impl PowerLaw {
 
     /// The timestep at which the cumulative probability passes `uniform`, a draw from `0..1`.
     pub fn at(&self, uniform: f32) -> u32 {
-        let index = self.cumulative.partition_point(|&cumulative| cumulative <= f64::from(uniform));
+        let index = self
+            .cumulative
+            .partition_point(|&cumulative| cumulative <= f64::from(uniform));
         index.min(self.cumulative.len() - 1) as u32
     }
 }
@@ -58,9 +60,15 @@ mod tests {
         }
         let total: f64 = (0..TIMESTEPS).map(|t| mass(t as f64)).sum();
         for (tenth, count) in counts.into_iter().enumerate() {
-            let expected: f64 = (tenth * 100..tenth * 100 + 100).map(|t| mass(t as f64)).sum::<f64>() / total;
+            let expected: f64 = (tenth * 100..tenth * 100 + 100)
+                .map(|t| mass(t as f64))
+                .sum::<f64>()
+                / total;
             let share = count as f64 / DRAWS as f64;
-            assert!((share - expected).abs() < 1e-3, "{side:?} s={strength} tenth {tenth}: {share} against {expected}");
+            assert!(
+                (share - expected).abs() < 1e-3,
+                "{side:?} s={strength} tenth {tenth}: {share} against {expected}"
+            );
         }
     }
 

@@ -97,10 +97,10 @@ impl Block {
         let hidden = self.proj_in.forward(x, pass)?; // [B, T, 4D], or [B, T, 8D] for GEGLU
         let hidden = match self.activation {
             Activation::GeluTanh => ops::gelu_tanh(&hidden)?,
-            Activation::GeluErf => hidden.gelu_erf()?,
+            Activation::GeluErf => ops::gelu_erf(&hidden)?,
             Activation::Geglu => {
                 let half = hidden.dim(2)? / 2;
-                let gate = hidden.narrow(2, half, half)?.gelu_erf()?;
+                let gate = ops::gelu_erf(&hidden.narrow(2, half, half)?)?;
                 (hidden.narrow(2, 0, half)? * gate)?
             }
         }; // [B, T, 4D]

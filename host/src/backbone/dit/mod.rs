@@ -119,7 +119,10 @@ impl Dit {
                 }
                 _ => block.forward(&hidden, &conditioning, pass)?,
             }; // [B, T, D]
-            if let Some(residual) = pass.residuals.and_then(|residuals| residuals[index].as_ref()) {
+            if let Some(residual) = pass
+                .residuals
+                .and_then(|residuals| residuals[index].as_ref())
+            {
                 hidden = add_residual(&hidden, residual, index)?; // [B, T, D]
             }
         }

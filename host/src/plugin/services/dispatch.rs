@@ -1,9 +1,7 @@
 //! The service table: from a code and a packet to a call of [`Services`], and back.
 
-use std::cell::Cell;
 use std::ffi::c_void;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use abi_stable::prefix_type::WithMetadata;
 use candle_core::Tensor;
@@ -24,8 +22,6 @@ use crate::plugin::tensor_ops::{export, import};
 pub(in crate::plugin) struct Context<'a> {
     pub(in crate::plugin) caller: Caller<'a>,
     pub(in crate::plugin) services: &'a dyn Services,
-    /// How long the host has worked for the plugin so far.
-    pub(in crate::plugin) in_host: Cell<Duration>,
 }
 
 /// The table every plugin gets; valid for the whole process.
@@ -61,10 +57,7 @@ unsafe extern "C" fn call(
             &mut *failure,
         )
     };
-    let start = Instant::now();
-    let answered = report(failure, || answer(context, service, request));
-    context.in_host.set(context.in_host.get() + start.elapsed());
-    match answered {
+    match report(failure, || answer(context, service, request)) {
         Ok(packet) => {
             *reply = packet;
             Status::OK
@@ -91,7 +84,6 @@ fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
     let Context {
         caller,
         services: host,
-        ..
     } = context;
     macro_rules! services {
         ($($marker:ident($message:ident) => $answer:expr;)*) => {

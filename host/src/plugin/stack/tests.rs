@@ -14,6 +14,7 @@ use crate::backbone::LayerHook;
 use crate::data::Batch;
 use crate::plugin::services::{Answer, Caller, Draw, ParameterRequest, Services};
 use crate::random::Streams;
+use crate::report::Profiler;
 
 /// A session of the least that the probe asks for.
 struct Desk {
@@ -22,6 +23,7 @@ struct Desk {
     parameters: RefCell<BTreeMap<String, Var>>,
     /// Asked for the current model, it runs this stack's layers.
     current: RefCell<Option<std::rc::Rc<Stack>>>,
+    profiler: Profiler,
 }
 
 impl Desk {
@@ -31,6 +33,7 @@ impl Desk {
             metrics: RefCell::default(),
             parameters: RefCell::default(),
             current: RefCell::default(),
+            profiler: Profiler::default(),
         }
     }
 
@@ -38,7 +41,7 @@ impl Desk {
         Scene {
             services: self,
             device: &Device::Cpu,
-            profiler: None,
+            profiler: Some(&self.profiler),
             step,
             phase,
         }
@@ -266,17 +269,13 @@ fn a_plugin_that_changes_nothing_passes_through_every_slot() {
         .map(|(plugin, name, _)| format!("{plugin}/{name}"))
         .collect();
     assert_eq!(metrics, ["probe/loss_seen", "b/loss_seen"]);
-    let times = stack.times();
-    assert!(
-        times
-            .iter()
-            .any(|time| time.plugin == "b" && time.slot == Slot::Batch && time.timing.calls == 1)
-    );
-    assert!(
-        !times
-            .iter()
-            .any(|time| time.plugin == "b" && time.slot == Slot::Noise)
-    );
+    let times = desk.profiler.profile().sections;
+    let calls = |hook: &str| {
+        let time = times.iter().find(|time| time.section.name() == hook);
+        time.map(|time| time.calls)
+    };
+    assert_eq!(calls("b.batch"), Some(1));
+    assert_eq!(calls("b.noise"), None);
 }
 
 #[test]

@@ -27,11 +27,13 @@ pub(super) fn invalid(message: impl Into<String>) -> Error {
     }
 }
 
-/// Candle's refusal, without the backtrace it appends when the environment asks for one.
+/// A refusal of candle or of the host's own operation, its name once before it, and without the backtrace that candle appends
+/// when the environment asks for one.
 pub(super) fn failed(name: &str, error: &candle_core::Error) -> Error {
-    let text = error.to_string();
+    let (name, text) = (name.to_ascii_lowercase(), error.to_string());
     let first = text.lines().next().unwrap_or_default();
-    invalid(format!("{}: {first}", name.to_ascii_lowercase()))
+    let reason = first.strip_prefix(&format!("{name}: ")).unwrap_or(first);
+    invalid(format!("{name}: {reason}"))
 }
 
 impl<'a> Call<'a> {

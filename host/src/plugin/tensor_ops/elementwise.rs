@@ -27,7 +27,7 @@ pub(super) fn unary(call: &Call<'_>) -> std::result::Result<Tensor, Error> {
         ops::ACOS => acos(x),
         ops::RELU => x.relu(),
         ops::GELU_TANH => fast::gelu_tanh(x),
-        ops::GELU_ERF => gelu_erf(x),
+        ops::GELU_ERF => fast::gelu_erf(x),
         ops::SILU => fast::silu(x),
         ops::SIGMOID => candle_nn::ops::sigmoid(x),
         ops::FLOOR => flat().floor(),
@@ -100,15 +100,6 @@ fn unknown(call: &Call<'_>) -> Error {
 /// `x sign(x)`: the gradient at 0 is 0, where candle's own is 1.
 fn abs(x: &Tensor) -> Result<Tensor> {
     x.mul(&x.detach().sign()?)
-}
-
-/// `x (1 + erf(x / sqrt 2)) / 2`, composed: candle's own backward has constants of six digits.
-fn gelu_erf(x: &Tensor) -> Result<Tensor> {
-    let cdf = x
-        .affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?
-        .erf()?
-        .affine(0.5, 0.5)?;
-    x.mul(&cdf)
 }
 
 /// `x^p`; candle's backward of `x^0` is 0 * inf at 0.

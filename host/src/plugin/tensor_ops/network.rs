@@ -1,6 +1,6 @@
-//! Linear algebra and network layers. What candle cannot differentiate, or differentiates wrongly, is composed of what it can.
+//! Linear algebra and network layers: the host's own operations, and what they lack composed of what candle differentiates rightly.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use plugin_api::{Error, ops};
 
 use super::args::Call;
@@ -36,18 +36,18 @@ pub(super) fn run(call: &Call<'_>) -> std::result::Result<Tensor, Error> {
             call.rank(x, 4)?;
             let (w, b) = (call.input(1)?, call.inputs.get(2).copied());
             call.rank(w, 4)?;
-            let window = Window {
+            let config = fast::Conv2d {
                 stride: call.positive(0)?,
                 padding: call.size(1)?,
                 dilation: call.positive(2)?,
                 groups: call.positive(3)?,
             };
-            conv2d(x, w, b, &window)
+            fast::conv2d(x, w, b, config)
         }
         ops::UPSAMPLE_NEAREST2D => {
             call.rank(x, 4)?;
             let (height, width) = (call.positive(0)?, call.positive(1)?);
-            nearest(x, 2, height).and_then(|x| nearest(&x, 3, width))
+            fast::upsample_nearest2d(x, height, width)
         }
         ops::INTERPOLATE_BILINEAR2D => {
             call.rank(x, 4)?;
@@ -77,6 +77,7 @@ fn log_softmax(x: &Tensor, dim: usize) -> Result<Tensor> {
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(dim)?.log()?)
 }
 
+/// With a factor of one and an offset of zero where the plugin gives none.
 fn group_norm(
     x: &Tensor,
     groups: usize,
@@ -84,97 +85,22 @@ fn group_norm(
     b: Option<&Tensor>,
     eps: f64,
 ) -> Result<Tensor> {
-    let dims = x.dims();
-    let [batch, channels, rest @ ..] = dims else {
-        candle_core::bail!("needs [B, C, ..], got {dims:?}");
+    let channels = x.dim(1)?;
+    let w = match w {
+        Some(w) => w.clone(),
+        None => Tensor::ones(channels, x.dtype(), x.device())?,
     };
-    if !channels.is_multiple_of(groups) {
-        candle_core::bail!("{channels} channels do not divide into {groups} groups");
-    }
-    let size = channels / groups * rest.iter().product::<usize>();
-    let grouped = x.reshape((*batch, groups, size))?; // [B, G, C/G * ..]
-    let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    let normed = centred
-        .broadcast_div(&variance.affine(1.0, eps)?.sqrt()?)?
-        .reshape(dims)?;
-    let mut per_channel = vec![1; dims.len()];
-    per_channel[1] = *channels;
-    let scaled = match w {
-        Some(w) => normed.broadcast_mul(&w.reshape(per_channel.as_slice())?)?,
-        None => normed,
+    let b = match b {
+        Some(b) => b.clone(),
+        None => Tensor::zeros(channels, x.dtype(), x.device())?,
     };
-    match b {
-        Some(b) => scaled.broadcast_add(&b.reshape(per_channel.as_slice())?),
-        None => Ok(scaled),
-    }
-}
-
-/// How a convolution's window moves.
-struct Window {
-    stride: usize,
-    padding: usize,
-    dilation: usize,
-    groups: usize,
-}
-
-fn conv2d(x: &Tensor, w: &Tensor, b: Option<&Tensor>, window: &Window) -> Result<Tensor> {
-    let &Window {
-        stride,
-        padding,
-        dilation,
-        groups,
-    } = window;
-    let (height, width) = (x.dim(2)?, x.dim(3)?);
-    // Rows (columns) that the last window leaves over. Candle's backward takes the rows' for the columns' too, so where any
-    // are left over the input is padded and cut to exactly what the windows cover.
-    let covered = |extent: usize, kernel: usize| {
-        let reach = dilation * kernel.saturating_sub(1) + 1;
-        let padded = extent + 2 * padding;
-        padded.checked_sub(reach).map(|room| padded - room % stride)
-    };
-    let (Some(rows), Some(columns)) = (covered(height, w.dim(2)?), covered(width, w.dim(3)?))
-    else {
-        candle_core::bail!(
-            "the window {:?} is larger than the padded input {:?}",
-            w.dims(),
-            x.dims()
-        );
-    };
-    let exact = rows == height + 2 * padding && columns == width + 2 * padding;
-    let y = if exact {
-        x.contiguous()?
-            .conv2d(&w.contiguous()?, padding, stride, dilation, groups)?
-    } else {
-        let x = x
-            .pad_with_zeros(2, padding, padding)?
-            .pad_with_zeros(3, padding, padding)?;
-        let x = x.narrow(2, 0, rows)?.narrow(3, 0, columns)?.contiguous()?;
-        x.conv2d(&w.contiguous()?, 0, stride, dilation, groups)?
-    };
-    match b {
-        Some(b) => y.broadcast_add(&b.reshape((1, (), 1, 1))?),
-        None => Ok(y),
-    }
+    fast::group_norm(x, groups, &w, &b, eps)
 }
 
 fn pick(x: &Tensor, dim: usize, rows: Vec<u32>) -> Result<Tensor> {
     let length = rows.len();
     x.contiguous()?
         .index_select(&Tensor::from_vec(rows, length, x.device())?, dim)
-}
-
-/// Nearest neighbour along one dimension. Candle's own overwrites gradients that were already there.
-fn nearest(x: &Tensor, dim: usize, length: usize) -> Result<Tensor> {
-    let extent = x.dim(dim)?;
-    if extent == length {
-        return Ok(x.clone());
-    }
-    pick(
-        x,
-        dim,
-        (0..length).map(|i| (i * extent / length) as u32).collect(),
-    )
 }
 
 /// Linear interpolation along one dimension, as PyTorch's.

@@ -180,6 +180,12 @@ const DIFFERENTIABLE: &[Case] = &[
         &[1e-5],
     ),
     case(
+        ops::GROUP_NORM,
+        &[(&[2, 4, 3], -1.0, 1.0), (&[4], -1.0, 1.0)],
+        &[2, 0, 1],
+        &[1e-5],
+    ),
+    case(
         ops::CONV2D,
         &[
             (&[2, 4, 5, 6], -1.0, 1.0),
@@ -598,6 +604,13 @@ fn what_does_not_fit_is_refused_with_a_sentence() {
             vec![1, 0, 1, 1],
             vec![],
             "needs 4 dimensions",
+        ),
+        (
+            ops::CONV2D,
+            vec![&image, &image.repeat((1, 1, 3, 3)).unwrap()],
+            vec![1, 0, 1, 1],
+            vec![],
+            "conv2d: the kernel reaches",
         ),
         (
             ops::UPSAMPLE_NEAREST2D,

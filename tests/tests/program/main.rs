@@ -1,0 +1,14 @@
+//! The real program with real plugin files, as a user would run them.
+#![allow(clippy::unwrap_used)]
+
+mod bad_backbone;
+mod bad_data;
+mod bad_plugin;
+mod bad_settings;
+mod composition;
+mod failures;
+mod models;
+mod plugins;
+mod resume;
+mod run_folder;
+mod training;
