@@ -78,7 +78,13 @@ pub fn inspect(path: Option<&Path>) -> Result<ModelInfo, Error> {
 pub fn open(path: Option<&Path>, device: &Device, dtype: DType) -> Result<Pretrained, Error> {
     let (backbone, config) = match path {
         None => (Backbone::from_bytes(CONFIG, WEIGHTS, device, dtype)?, embedded_scheduler()?),
-        Some(path) => (Backbone::open(path, device, dtype)?, scheduler(path)?),
+        Some(path) => {
+            // Here and not where it is read, so that a run that first looks at the headers says it once.
+            if scheduler_file(path).is_none() {
+                tracing::warn!("`{}` has no scheduler_config.json: taking DiT's own (linear betas, epsilon prediction)", path.display());
+            }
+            (Backbone::open(path, device, dtype)?, scheduler(path)?)
+        }
     };
     let process = Process::new(config, backbone.info().learned_variance)?;
     Ok(Pretrained { backbone, process, encoder: Encoder::Pixels })
@@ -104,14 +110,15 @@ fn embedded_scheduler() -> Result<SchedulerConfig, Error> {
 /// The scheduler beside a network: in `scheduler/` of the pipeline, or in the network's own folder. Without one, DiT's own: linear betas, the
 /// network predicts the noise.
 fn scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
+    match scheduler_file(path) {
+        Some(file) => Ok(SchedulerConfig::read(&file)?),
+        None => Ok(SchedulerConfig::default()),
+    }
+}
+
+fn scheduler_file(path: &Path) -> Option<PathBuf> {
     let beside = path.parent().map(|parent| parent.join("scheduler"));
     let folders = [Some(path.join("scheduler")), Some(path.to_path_buf()), beside];
-    let files = folders.into_iter().flatten().map(|folder| folder.join("scheduler_config.json"));
-    match files.into_iter().find(|file| file.is_file()) {
-        Some(file) => Ok(SchedulerConfig::read(&file)?),
-        None => {
-            tracing::warn!("`{}` has no scheduler_config.json: taking DiT's own (linear betas, epsilon prediction)", path.display());
-            Ok(SchedulerConfig::default())
-        }
-    }
+    let mut files = folders.into_iter().flatten().map(|folder| folder.join("scheduler_config.json"));
+    files.find(|file| file.is_file())
 }

@@ -210,6 +210,30 @@ pub fn check_classes(dataset: &dyn Dataset, backbone_classes: usize) -> Result<(
     })
 }
 
+/// Checks that something can be read at all, before a run makes its folder: reads items up to the first readable one.
+///
+/// # Errors
+/// [`Error::AllUnreadable`] with the first reason; whatever else a dataset reports.
+pub fn check_readable(dataset: &dyn Dataset) -> Result<(), Error> {
+    let mut first = None;
+    for index in 0..dataset.len() {
+        match dataset.get(index) {
+            Err(Error::Unreadable { name, reason }) => {
+                first.get_or_insert(format!("{name}: {reason}"));
+            }
+            other => return other.map(drop),
+        }
+    }
+    match first {
+        None => Ok(()),
+        Some(first) => Err(Error::AllUnreadable {
+            dataset: dataset.describe(),
+            count: dataset.len(),
+            first,
+        }),
+    }
+}
+
 fn check_size(size: usize) -> Result<(), Error> {
     if (8..=2048).contains(&size) {
         return Ok(());

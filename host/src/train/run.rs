@@ -23,7 +23,7 @@ use super::checkpoint::{self, Checkpoint};
 use super::fit::{Ending, Records};
 use super::folder::{self, Existing, RUN_FILE};
 use super::story::Story;
-use super::{Drawing, Error, Facts, Parameters, Session, Trainer, Weights, draw_images, export};
+use super::{Drawing, Error, Facts, Parameters, Session, Trainer, Weights, draw_images, export, selection};
 
 /// What to run. Everything in it has been checked without loading a weight or executing a plugin.
 #[derive(Clone, Debug)]
@@ -51,6 +51,7 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
     let info = pretrained::inspect(config.backbone.path.as_deref())?;
     let dataset = open_data(config, info.sample_size)?;
     data::check_classes(&*dataset, info.num_classes)?;
+    data::check_readable(&*dataset)?;
     if !dataset.size().is_multiple_of(info.patch_size) {
         return Err(Error::Mismatch {
             what: "image size",
@@ -61,6 +62,7 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
     }
     let start = Instant::now();
     let model = pretrained::open(config.backbone.path.as_deref(), &device, config.backbone.dtype.into())?;
+    check_selection(job, &model)?;
     let resumed = match job.existing {
         Existing::Resume => {
             let newest = checkpoint::steps(folder).pop().unwrap_or_default();
@@ -191,6 +193,20 @@ fn open_data(config: &RunFile, backbone_size: usize) -> Result<Arc<dyn Dataset>,
         ..DataOptions::default()
     };
     Ok(Arc::from(data::open(&config.data.source, &options)?))
+}
+
+/// Refuses a selection of trainable parameters that cannot be, while there is no run folder yet.
+///
+/// # Errors
+/// A glob without a match, or nothing to train and no plugin that could bring anything.
+fn check_selection(job: &Job, model: &Pretrained) -> Result<(), Error> {
+    let Some(selections) = selections(&job.resolved.config.train.trainable) else { return Ok(()) };
+    let names: Vec<&str> = model.backbone.parameters().map(|(name, _)| name).collect();
+    let chosen = selection::select(&selections, &names)?;
+    match chosen.is_empty() && job.plan.plugins.is_empty() {
+        true => Err(Error::NothingTrains),
+        false => Ok(()),
+    }
 }
 
 /// The run file's selection of trainable parameters; nothing for `auto`.
