@@ -16,9 +16,21 @@ pub(crate) fn host() -> &'static Path {
     HOST.get_or_init(|| {
         let place = Place::of_this_test();
         let mut cargo = cargo();
-        cargo.args(["build", "--quiet", "-p", "host", "-p", "diff_tuning", "-p", "probe"]);
+        cargo.args([
+            "build",
+            "--quiet",
+            "-p",
+            "host",
+            "-p",
+            "diff_tuning",
+            "-p",
+            "probe",
+        ]);
         cargo.args(place.profile_arguments());
-        cargo.arg("--target-dir").arg(&place.target).current_dir(workspace());
+        cargo
+            .arg("--target-dir")
+            .arg(&place.target)
+            .current_dir(workspace());
         succeed(&mut cargo).unwrap();
         place.target.join(&place.profile).join("host")
     })
@@ -82,9 +94,14 @@ fn cargo() -> Command {
 }
 
 fn succeed(cargo: &mut Command) -> Result<(), String> {
-    let output = cargo.output().map_err(|error| format!("{cargo:?}: {error}"))?;
+    let output = cargo
+        .output()
+        .map_err(|error| format!("{cargo:?}: {error}"))?;
     match output.status.success() {
         true => Ok(()),
-        false => Err(format!("{cargo:?}:\n{}", String::from_utf8_lossy(&output.stderr))),
+        false => Err(format!(
+            "{cargo:?}:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        )),
     }
 }

@@ -9,11 +9,10 @@ use tempfile::TempDir;
 use crate::{Outcome, built, material};
 
 /// The arguments of `host run` that use diff_tuning with a memory bank that takes no time.
-pub const DIFF_TUNING: &str =
-    "--plugin diff_tuning --set diff_tuning.memory=4 --set diff_tuning.memory_steps=2 --set diff_tuning.ratio=0.5";
+pub const DIFF_TUNING: &str = "--plugin diff_tuning --set diff_tuning.memory=4 --set diff_tuning.memory_steps=2 --set diff_tuning.ratio=0.5";
 
 /// The arguments of every training run: small, on one thread, without a warm-up that would hide the first steps.
-const SMALL: &str = "--backbone tiny --data pictures --batch-size 4 --threads 1 --set train.warmup_steps=0 --set train.lr=0.001 \
+const SMALL: &str = "--backbone tiny --data pictures --batch-size 4 --threads 1 --lr 0.001 --set train.warmup_steps=0 \
                      --set data.workers=1 --set sample.steps=2 --set sample.count=2";
 
 /// A working folder that holds the backbone `tiny` and the data folder `pictures`, and a cache and a home folder of its own.
@@ -26,7 +25,9 @@ impl Lab {
     /// A fresh folder.
     #[expect(clippy::new_without_default, reason = "it writes to the disk")]
     pub fn new() -> Self {
-        let lab = Self { folder: tempfile::tempdir().unwrap() };
+        let lab = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
         material::write_backbone(&lab.path("tiny"));
         material::write_pictures(&lab.path("pictures"));
         lab
@@ -46,7 +47,12 @@ impl Lab {
     pub fn command(&self) -> Command {
         let mut command = Command::new(built::host());
         command.current_dir(self.folder.path()).stdin(Stdio::null());
-        for name in ["HOST_LOG", "RUST_BACKTRACE", "RAYON_NUM_THREADS", "NO_COLOR"] {
+        for name in [
+            "HOST_LOG",
+            "RUST_BACKTRACE",
+            "RAYON_NUM_THREADS",
+            "NO_COLOR",
+        ] {
             command.env_remove(name);
         }
         command
@@ -77,22 +83,33 @@ impl Lab {
     pub fn start_training(&self, further: &str) -> Child {
         let mut command = self.command();
         command.args(training(further).split_whitespace());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// Waits for a process that [`Lab::start_training`] started.
     pub fn wait(&self, child: Child) -> Outcome {
-        Outcome::new("run, in the background".to_owned(), &child.wait_with_output().unwrap())
+        Outcome::new(
+            "run, in the background".to_owned(),
+            &child.wait_with_output().unwrap(),
+        )
     }
 
     /// The lines of a run's metrics.jsonl; a number that was not finite reads as NaN.
     #[track_caller]
     pub fn metrics(&self, run: &str) -> Vec<BTreeMap<String, f64>> {
         let file = self.path(run).join("metrics.jsonl");
-        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let text = std::fs::read_to_string(&file)
+            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let line = |line: &str| {
             let values: BTreeMap<String, Option<f64>> = serde_json::from_str(line).unwrap();
-            values.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect()
+            values
+                .into_iter()
+                .map(|(name, value)| (name, value.unwrap_or(f64::NAN)))
+                .collect()
         };
         text.lines().map(line).collect()
     }
@@ -104,12 +121,16 @@ impl Lab {
         let mut files = BTreeMap::new();
         let mut folders = vec![root.clone()];
         while let Some(folder) = folders.pop() {
-            let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+            let entries = std::fs::read_dir(&folder)
+                .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
             for entry in entries {
                 let path = entry.unwrap().path();
                 match path.is_dir() {
                     true => folders.push(path),
-                    false => drop(files.insert(path.strip_prefix(&root).unwrap().to_owned(), std::fs::read(&path).unwrap())),
+                    false => drop(files.insert(
+                        path.strip_prefix(&root).unwrap().to_owned(),
+                        std::fs::read(&path).unwrap(),
+                    )),
                 }
             }
         }
@@ -119,11 +140,18 @@ impl Lab {
     /// The steps of the checkpoints of a run, ascending. A folder of another name in their place is a mistake of the program's.
     #[track_caller]
     pub fn checkpoints(&self, run: &str) -> Vec<u64> {
-        let Ok(entries) = std::fs::read_dir(self.path(run).join("checkpoints")) else { return Vec::new() };
-        let step = |name: &str| name.strip_prefix("step-").and_then(|step| step.parse().ok());
+        let Ok(entries) = std::fs::read_dir(self.path(run).join("checkpoints")) else {
+            return Vec::new();
+        };
+        let step = |name: &str| {
+            name.strip_prefix("step-")
+                .and_then(|step| step.parse().ok())
+        };
         let mut steps: Vec<u64> = entries
             .map(|entry| entry.unwrap().file_name())
-            .map(|name| step(&name.to_string_lossy()).unwrap_or_else(|| panic!("{name:?} is no checkpoint")))
+            .map(|name| {
+                step(&name.to_string_lossy()).unwrap_or_else(|| panic!("{name:?} is no checkpoint"))
+            })
             .collect();
         steps.sort_unstable();
         steps
@@ -147,7 +175,10 @@ impl Lab {
 
 /// A whole command line. What `further` says again replaces what [`SMALL`] says, since the program takes a flag once.
 fn training(further: &str) -> String {
-    let given: Vec<&str> = further.split_whitespace().filter(|word| word.starts_with("--")).collect();
+    let given: Vec<&str> = further
+        .split_whitespace()
+        .filter(|word| word.starts_with("--"))
+        .collect();
     let mut words = SMALL.split_whitespace();
     let mut line = String::from("run");
     while let (Some(flag), Some(value)) = (words.next(), words.next()) {

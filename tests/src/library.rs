@@ -32,7 +32,9 @@ impl Library {
     #[track_caller]
     pub fn replaced(mut self, from: &str, to: &str) -> Self {
         assert_eq!(from.len(), to.len());
-        let places: Vec<usize> = (0..self.0.len() - from.len()).filter(|&at| self.0[at..].starts_with(from.as_bytes())).collect();
+        let places: Vec<usize> = (0..self.0.len() - from.len())
+            .filter(|&at| self.0[at..].starts_with(from.as_bytes()))
+            .collect();
         assert!(!places.is_empty(), "`{from}` is not in the file");
         for at in places {
             self.0[at..at + to.len()].copy_from_slice(to.as_bytes());
@@ -67,7 +69,11 @@ impl Library {
             if kind == LOADED && flags & EXECUTABLE != 0 {
                 let (offset, size) = (self.number(at + 8, 8), self.number(at + 32, 8));
                 // Zero is no instruction on ARM; on x86 it would be one, 0xCC traps.
-                self.0[offset..offset + size].fill(if cfg!(target_arch = "x86_64") { 0xcc } else { 0 });
+                self.0[offset..offset + size].fill(if cfg!(target_arch = "x86_64") {
+                    0xcc
+                } else {
+                    0
+                });
             }
         }
         self
@@ -75,6 +81,9 @@ impl Library {
 
     /// A little-endian number of the 64-bit ELF header or of a program header.
     fn number(&self, at: usize, bytes: usize) -> usize {
-        self.0[at..at + bytes].iter().rev().fold(0, |number, &byte| number << 8 | usize::from(byte))
+        self.0[at..at + bytes]
+            .iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | usize::from(byte))
     }
 }

@@ -47,10 +47,18 @@ impl Outcome {
         let at = lines.iter().position(|line| line.starts_with("error: "));
         let at = at.unwrap_or_else(|| panic!("no line begins with `error: `\n{}", self.told()));
         let rest = &lines[at + 1..];
-        assert!(rest.iter().all(|line| line.starts_with("help: ")), "{}", self.told());
+        assert!(
+            rest.iter().all(|line| line.starts_with("help: ")),
+            "{}",
+            self.told()
+        );
         let sentence = &lines[at]["error: ".len()..];
         for part in parts {
-            assert!(sentence.contains(part), "`{part}` is not in the sentence\n{}", self.told());
+            assert!(
+                sentence.contains(part),
+                "`{part}` is not in the sentence\n{}",
+                self.told()
+            );
         }
         sentence.to_owned()
     }
@@ -58,12 +66,18 @@ impl Outcome {
     /// Standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}\n{}", self.told()))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.told()))
     }
 
     /// All of it, for a message.
     pub fn told(&self) -> String {
-        let Self { code, stdout, stderr, command } = self;
+        let Self {
+            code,
+            stdout,
+            stderr,
+            command,
+        } = self;
         format!("host {command}\nexit code {code:?}\n--- stdout\n{stdout}--- stderr\n{stderr}")
     }
 }

@@ -7,8 +7,10 @@ const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
 
 #[track_caller]
 fn check(lab: &Lab, backbone: &str, parts: &[&str]) {
-    lab.train(&format!("--backbone {backbone} --steps 1 --out run")).refused(2, parts);
-    lab.host(&format!("model inspect {backbone}")).refused(2, parts);
+    lab.train(&format!("--backbone {backbone} --steps 1 --out run"))
+        .refused(2, parts);
+    lab.host(&format!("model inspect {backbone}"))
+        .refused(2, parts);
     assert!(!lab.path("run").exists());
 }
 
@@ -16,7 +18,11 @@ fn check(lab: &Lab, backbone: &str, parts: &[&str]) {
 fn a_backbone_that_is_not_there_or_not_whole_is_refused() {
     let lab = Lab::new();
     check(&lab, "nowhere", &["no backbone at", "nowhere"]);
-    check(&lab, "pictures", &["pictures", "holds no backbone", "config.json"]);
+    check(
+        &lab,
+        "pictures",
+        &["pictures", "holds no backbone", "config.json"],
+    );
     lab.copy("tiny", "bare");
     std::fs::remove_file(lab.path("bare").join(WEIGHTS)).unwrap();
     check(&lab, "bare", &["bare", "config.json but no weights"]);
@@ -32,10 +38,25 @@ fn corrupt_safetensors_are_refused_at_every_length_and_with_a_torn_header() {
     header[8] = b'!';
     let mut length = whole.clone();
     length[7] = 0xff;
-    let damaged = [whole[..0].to_vec(), whole[..7].to_vec(), whole[..200].to_vec(), whole[..whole.len() / 2].to_vec(), whole[..whole.len() - 1].to_vec(), header, length];
+    let damaged = [
+        whole[..0].to_vec(),
+        whole[..7].to_vec(),
+        whole[..200].to_vec(),
+        whole[..whole.len() / 2].to_vec(),
+        whole[..whole.len() - 1].to_vec(),
+        header,
+        length,
+    ];
     for bytes in damaged {
         std::fs::write(&torn, bytes).unwrap();
-        check(&lab, "torn", &["cannot read the weights in", "diffusion_pytorch_model.safetensors"]);
+        check(
+            &lab,
+            "torn",
+            &[
+                "cannot read the weights in",
+                "diffusion_pytorch_model.safetensors",
+            ],
+        );
     }
 }
 
@@ -62,9 +83,25 @@ fn reconfigured(lab: &Lab, name: &str, key: &str, value: Value) {
 fn a_configuration_that_does_not_match_the_weights_names_the_first_tensor_and_both_shapes() {
     let lab = Lab::new();
     reconfigured(&lab, "narrow", "attention_head_dim", json!(8));
-    check(&lab, "narrow", &["`pos_embed.proj.weight`", "[16, 3, 4, 4] by the configuration", "[32, 3, 4, 4] in the weights"]);
+    check(
+        &lab,
+        "narrow",
+        &[
+            "`pos_embed.proj.weight`",
+            "[16, 3, 4, 4] by the configuration",
+            "[32, 3, 4, 4] in the weights",
+        ],
+    );
     reconfigured(&lab, "classes", "num_embeds_ada_norm", json!(10));
-    check(&lab, "classes", &["embedding_table.weight`", "[11, 32] by the configuration", "[5, 32] in the weights"]);
+    check(
+        &lab,
+        "classes",
+        &[
+            "embedding_table.weight`",
+            "[11, 32] by the configuration",
+            "[5, 32] in the weights",
+        ],
+    );
     reconfigured(&lab, "deep", "num_layers", json!(3));
     check(&lab, "deep", &["transformer_blocks.2."]);
     reconfigured(&lab, "shallow", "num_layers", json!(1));
@@ -75,7 +112,14 @@ fn a_configuration_that_does_not_match_the_weights_names_the_first_tensor_and_bo
 fn another_kind_of_model_is_refused() {
     let lab = Lab::new();
     reconfigured(&lab, "unet", "_class_name", json!("UNet2DConditionModel"));
-    check(&lab, "unet", &["config.json describes a `UNet2DConditionModel`", "supported backbones: DiTTransformer2DModel"]);
+    check(
+        &lab,
+        "unet",
+        &[
+            "config.json describes a `UNet2DConditionModel`",
+            "supported backbones: DiTTransformer2DModel",
+        ],
+    );
     lab.write("unet/transformer/config.json", "{ torn");
     check(&lab, "unet", &["cannot read", "config.json"]);
 }
@@ -84,9 +128,11 @@ fn another_kind_of_model_is_refused() {
 fn a_backbone_that_does_not_draw_pictures_is_refused_for_training() {
     let lab = Lab::new();
     let small = goldens("dit/small").display().to_string();
-    lab.train(&format!("--backbone {small} --steps 1 --out run")).refused(2, &["4 channels", "images have 3"]);
+    lab.train(&format!("--backbone {small} --steps 1 --out run"))
+        .refused(2, &["4 channels", "images have 3"]);
     lab.copy("tiny", "latent");
     lab.write("latent/vae/config.json", "{}");
-    lab.train("--backbone latent --steps 1 --out run").refused(2, &["latent-space model", "vae"]);
+    lab.train("--backbone latent --steps 1 --out run")
+        .refused(2, &["latent-space model", "vae"]);
     assert!(!lab.path("run").exists());
 }

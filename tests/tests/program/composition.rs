@@ -6,15 +6,37 @@ use serde_json::{Value, json};
 #[test]
 fn two_plugins_on_one_exclusive_slot_are_refused_in_one_sentence_before_anything_is_written() {
     let lab = Lab::new();
-    let parts = ["`diff_tuning`", "`probe`", "exclusive slot `timesteps`", "drop one of them", "`--set probe.without=timesteps`"];
-    let ran = lab.train(&format!("{DIFF_TUNING} --plugin probe --out run")).refused(2, &parts);
-    let planned = lab.host("plan --plugin diff_tuning --plugin probe --backbone tiny --data pictures --out run").refused(2, &parts);
+    let parts = [
+        "`diff_tuning`",
+        "`probe`",
+        "exclusive slot `timesteps`",
+        "drop one of them",
+        "`--set probe.without=timesteps`",
+    ];
+    let ran = lab
+        .train(&format!("{DIFF_TUNING} --plugin probe --out run"))
+        .refused(2, &parts);
+    let planned = lab
+        .host("plan --plugin diff_tuning --plugin probe --backbone tiny --data pictures --out run")
+        .refused(2, &parts);
     assert_eq!(ran, planned, "both refuse in the same words");
     assert!(!lab.path("run").exists() && !lab.path("cache").exists());
 
-    let twice = ["run", "--plugin", "probe", "--plugin", "probe as second", "--out", "run"];
-    lab.host_with(&twice).refused(2, &["`probe`", "`second`", "exclusive slot", "second.without="]);
-    lab.train("--plugin probe --plugin probe --out run").refused(2, &["`probe`"]);
+    let twice = [
+        "run",
+        "--plugin",
+        "probe",
+        "--plugin",
+        "probe as second",
+        "--out",
+        "run",
+    ];
+    lab.host_with(&twice).refused(
+        2,
+        &["`probe`", "`second`", "exclusive slot", "second.without="],
+    );
+    lab.train("--plugin probe --plugin probe --out run")
+        .refused(2, &["`probe`"]);
 
     // The way out that the sentence names is one.
     lab.train(&format!("{DIFF_TUNING} --plugin probe --set probe.without=timesteps --steps 1 --set sample.count=0 --out run")).done();
@@ -24,8 +46,14 @@ fn two_plugins_on_one_exclusive_slot_are_refused_in_one_sentence_before_anything
 #[track_caller]
 fn setting(plan: &Value, key: &str) -> (Value, String) {
     let settings = plan["settings"].as_array().unwrap();
-    let setting = settings.iter().find(|setting| setting["key"] == key).unwrap_or_else(|| panic!("no {key} in the plan"));
-    (setting["value"].clone(), setting["where"].as_str().unwrap().to_owned())
+    let setting = settings
+        .iter()
+        .find(|setting| setting["key"] == key)
+        .unwrap_or_else(|| panic!("no {key} in the plan"));
+    (
+        setting["value"].clone(),
+        setting["where"].as_str().unwrap().to_owned(),
+    )
 }
 
 #[test]
@@ -41,38 +69,86 @@ fn a_plan_shows_the_step_and_where_every_setting_comes_from() {
         ("train.clip", json!(2.0), "--set"),
         ("diff_tuning.weight", json!(0.5), "run.toml"),
         ("diff_tuning.ratio", json!(0.4), "--set"),
-        ("diff_tuning.memory", json!(128), "default"),
-        ("train.batch_size", json!(32), "default"),
+        ("diff_tuning.memory", json!(128), "the default"),
+        ("train.batch_size", json!(32), "the default"),
     ] {
         assert_eq!(setting(&plan, key), (value, origin.to_owned()), "{key}");
     }
-    let slot = |name: &str| plan["slots"].as_array().unwrap().iter().find(|slot| slot["slot"] == name).unwrap().clone();
-    assert_eq!((slot("timesteps")["mode"].clone(), slot("timesteps")["plugins"].clone()), (json!("exclusive"), json!(["diff_tuning"])));
+    let slot = |name: &str| {
+        plan["slots"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|slot| slot["slot"] == name)
+            .unwrap()
+            .clone()
+    };
+    assert_eq!(
+        (
+            slot("timesteps")["mode"].clone(),
+            slot("timesteps")["plugins"].clone()
+        ),
+        (json!("exclusive"), json!(["diff_tuning"]))
+    );
     assert_eq!(slot("noise")["plugins"], json!([]));
     assert_eq!(plan["plugins"][0]["id"], "diff_tuning");
 
     let text = lab.host(line).done().stdout;
-    let row = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap().split_whitespace().collect::<Vec<_>>();
+    let row = |start: &str| {
+        text.lines()
+            .find(|line| line.starts_with(start))
+            .unwrap()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+    };
     assert_eq!(row("train.steps"), ["train.steps", "7", "--steps"]);
     assert_eq!(row("timesteps"), ["timesteps", "exclusive", "diff_tuning"]);
-    assert!(!lab.path("run").exists() && !lab.path("cache").exists(), "planning writes nothing");
+    assert!(
+        !lab.path("run").exists() && !lab.path("cache").exists(),
+        "planning writes nothing"
+    );
 }
 
 #[test]
 fn a_plan_reads_neither_backbone_nor_data_nor_executes_a_plugin() {
     let lab = Lab::new();
-    let deadly = integration_tests::Library::read(&lab.plugin("probe")).deadly().write(&lab.path("plugins"), "probe");
-    let plan = lab.host("plan --plugin probe --backbone nowhere --data nowhere --json").done().json();
-    assert_eq!(plan["plugins"][0]["path"], json!(deadly.canonicalize().unwrap()));
+    let deadly = integration_tests::Library::read(&lab.plugin("probe"))
+        .deadly()
+        .write(&lab.path("plugins"), "probe");
+    let plan = lab
+        .host("plan --plugin probe --backbone nowhere --data nowhere --json")
+        .done()
+        .json();
+    assert_eq!(
+        plan["plugins"][0]["path"],
+        json!(deadly.canonicalize().unwrap())
+    );
 }
 
 #[test]
 fn the_order_on_the_command_line_is_the_order_in_a_chain() {
     let lab = Lab::new();
     let chain = |plugins: &str| {
-        let plan = lab.host(&format!("plan {plugins} --set probe.without=timesteps --json")).done().json();
-        plan["slots"].as_array().unwrap().iter().find(|slot| slot["slot"] == "batch").unwrap()["plugins"].clone()
+        let plan = lab
+            .host(&format!(
+                "plan {plugins} --set probe.without=timesteps --json"
+            ))
+            .done()
+            .json();
+        plan["slots"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|slot| slot["slot"] == "batch")
+            .unwrap()["plugins"]
+            .clone()
     };
-    assert_eq!(chain("--plugin diff_tuning --plugin probe"), json!(["diff_tuning", "probe"]));
-    assert_eq!(chain("--plugin probe --plugin diff_tuning"), json!(["probe", "diff_tuning"]));
+    assert_eq!(
+        chain("--plugin diff_tuning --plugin probe"),
+        json!(["diff_tuning", "probe"])
+    );
+    assert_eq!(
+        chain("--plugin probe --plugin diff_tuning"),
+        json!(["probe", "diff_tuning"])
+    );
 }

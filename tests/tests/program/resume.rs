@@ -22,7 +22,9 @@ fn everything(further: &str) -> String {
 fn measured(lab: &Lab, run: &str) -> Vec<BTreeMap<String, f64>> {
     let mut steps = lab.metrics(run);
     for step in &mut steps {
-        step.retain(|name, _| !name.starts_with("time/") && name != "step_ms" && name != "samples_per_s");
+        step.retain(|name, _| {
+            !name.starts_with("time/") && name != "step_ms" && name != "samples_per_s"
+        });
     }
     steps
 }
@@ -34,21 +36,46 @@ fn check_equal(lab: &Lab, straight: &str, broken: &str, step: u64) {
     assert_eq!(expected, found);
     let files = |run: &str| lab.files(&format!("{run}/checkpoints/step-{step}"));
     let (expected, found) = (files(straight), files(broken));
-    let names: Vec<String> = expected.keys().map(|name| name.display().to_string()).collect();
-    assert_eq!(names, ["ema.safetensors", "optimizer.safetensors", "parameters.safetensors", "probe.plugin", "state.json"]);
+    let names: Vec<String> = expected
+        .keys()
+        .map(|name| name.display().to_string())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "ema.safetensors",
+            "optimizer.safetensors",
+            "parameters.safetensors",
+            "probe.plugin",
+            "state.json"
+        ]
+    );
     for (name, bytes) in &expected {
         assert!(found[name] == *bytes, "{} differs", name.display());
     }
-    assert_eq!(lab.files(&format!("{straight}/adapter")), lab.files(&format!("{broken}/adapter")));
+    assert_eq!(
+        lab.files(&format!("{straight}/adapter")),
+        lab.files(&format!("{broken}/adapter"))
+    );
 }
 
 #[test]
 fn a_run_resumed_with_another_number_of_threads_equals_the_uninterrupted_one() {
     let lab = Lab::new();
-    lab.train(&everything("--steps 11 --threads 2 --set data.workers=3 --out straight")).done();
-    lab.train(&everything("--steps 4 --threads 1 --out broken")).done();
-    let settings = lab.host("run --resume --out broken --steps 11 --threads 2").done();
-    assert!(!settings.stderr.contains("goes on otherwise"), "{}", settings.told());
+    lab.train(&everything(
+        "--steps 11 --threads 2 --set data.workers=3 --out straight",
+    ))
+    .done();
+    lab.train(&everything("--steps 4 --threads 1 --out broken"))
+        .done();
+    let settings = lab
+        .host("run --resume --out broken --steps 11 --threads 2")
+        .done();
+    assert!(
+        !settings.stderr.contains("goes on otherwise"),
+        "{}",
+        settings.told()
+    );
     check_equal(&lab, "straight", "broken", 11);
 }
 
@@ -61,8 +88,14 @@ fn wait_for_steps(lab: &Lab, run: &str, steps: usize, child: &mut Child) {
         if text.iter().filter(|&&byte| byte == b'\n').count() >= steps {
             return;
         }
-        assert!(child.try_wait().unwrap().is_none(), "the run ended before step {steps}");
-        assert!(start.elapsed() < Duration::from_secs(120), "step {steps} does not come");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the run ended before step {steps}"
+        );
+        assert!(
+            start.elapsed() < Duration::from_secs(120),
+            "step {steps} does not come"
+        );
         std::thread::sleep(Duration::from_micros(300));
     }
 }
@@ -79,7 +112,12 @@ fn a_run_that_is_killed_again_and_again_equals_the_uninterrupted_one() {
         wait_for_steps(&lab, "broken", kill_at, &mut child);
         child.kill().unwrap();
         let outcome = lab.wait(child);
-        assert_eq!(outcome.code, None, "it was not killed while it ran: {}", outcome.told());
+        assert_eq!(
+            outcome.code,
+            None,
+            "it was not killed while it ran: {}",
+            outcome.told()
+        );
     }
     lab.host("run --resume --out broken").done();
     check_equal(&lab, "straight", "broken", STEPS);
@@ -93,15 +131,24 @@ fn ctrl_c_saves_tells_how_to_go_on_and_going_on_equals_the_uninterrupted_run() {
     lab.train(&format!("{settings} --out straight")).done();
     let mut child = lab.start_training(&format!("{settings} --out broken"));
     wait_for_steps(&lab, "broken", 15, &mut child);
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let sent = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
     assert!(sent.success());
     let outcome = lab.wait(child).ended(130);
-    let [stopped_at] = lab.checkpoints("broken")[..] else { panic!("{}", outcome.told()) };
+    let [stopped_at] = lab.checkpoints("broken")[..] else {
+        panic!("{}", outcome.told())
+    };
     assert!((15..STEPS).contains(&stopped_at), "{stopped_at}");
     assert_eq!(lab.metrics("broken").len() as u64, stopped_at);
     let (_, rest) = outcome.stdout.split_once("continue with `host ").unwrap();
     let (command, _) = rest.split_once('`').unwrap();
-    assert!(outcome.stdout.starts_with("interrupted; saved in "), "{}", outcome.told());
+    assert!(
+        outcome.stdout.starts_with("interrupted; saved in "),
+        "{}",
+        outcome.told()
+    );
     lab.host(command).done();
     check_equal(&lab, "straight", "broken", STEPS);
 }
@@ -109,15 +156,33 @@ fn ctrl_c_saves_tells_how_to_go_on_and_going_on_equals_the_uninterrupted_run() {
 #[test]
 fn resuming_keeps_the_settings_of_the_run_and_refuses_others() {
     let lab = Lab::new();
-    lab.train("--steps 2 --set train.seed=3 --set sample.count=0 --out run").done();
+    lab.train("--steps 2 --set train.seed=3 --set sample.count=0 --out run")
+        .done();
     let before = lab.files("run");
-    let refused = |arguments: &str, parts: &[&str]| lab.host(&format!("run --out run --resume {arguments}")).refused(2, parts);
-    refused("--seed 4", &["cannot resume", "with other settings", "train.seed was 3 and is now 4"]);
-    refused("--data scenes:solids", &["data.source was", "scenes:solids"]);
-    refused("--plugin diff_tuning", &["plugin was", "is now diff_tuning"]);
+    let refused = |arguments: &str, parts: &[&str]| {
+        lab.host(&format!("run --out run --resume {arguments}"))
+            .refused(2, parts)
+    };
+    refused(
+        "--seed 4",
+        &[
+            "cannot resume",
+            "with other settings",
+            "train.seed was 3 and is now 4",
+        ],
+    );
+    refused(
+        "--data scenes:solids",
+        &["data.source was", "scenes:solids"],
+    );
+    refused(
+        "--plugin diff_tuning",
+        &["plugin was", "is now diff_tuning"],
+    );
     assert_eq!(lab.files("run"), before, "a refusal changes nothing");
     lab.host("run --out run --resume --steps 3").done();
     assert_eq!(lab.metrics("run").len(), 3);
-    lab.host("run --out nowhere --resume").refused(2, &["nothing to resume", "nowhere"]);
+    lab.host("run --out nowhere --resume")
+        .refused(2, &["nothing to resume", "nowhere"]);
     assert!(!lab.path("nowhere").exists());
 }

@@ -8,25 +8,42 @@ fn a_run_folder_that_exists_is_refused_until_overwriting_is_asked_for() {
     lab.train("--steps 2 --set sample.count=0 --out run").done();
     lab.write("run/notes.txt", "mine");
     let before = lab.files("run");
-    lab.train("--steps 3 --set sample.count=0 --out run").refused(2, &["run", "exists already", "--resume", "--overwrite", "--out"]);
+    lab.train("--steps 3 --set sample.count=0 --out run")
+        .refused(
+            2,
+            &["run", "exists already", "--resume", "--overwrite", "--out"],
+        );
     assert_eq!(lab.files("run"), before);
 
-    lab.train("--steps 3 --set sample.count=0 --out run --overwrite").done();
+    lab.train("--steps 3 --set sample.count=0 --out run --overwrite")
+        .done();
     assert_eq!(lab.metrics("run").len(), 3);
-    assert_eq!(lab.checkpoints("run"), [3], "the first run's checkpoint is gone");
-    assert_eq!(std::fs::read_to_string(lab.path("run/notes.txt")).unwrap(), "mine");
+    assert_eq!(
+        lab.checkpoints("run"),
+        [3],
+        "the first run's checkpoint is gone"
+    );
+    assert_eq!(
+        std::fs::read_to_string(lab.path("run/notes.txt")).unwrap(),
+        "mine"
+    );
 }
 
 #[test]
 fn overwriting_leaves_a_folder_alone_that_holds_no_run() {
     let lab = Lab::new();
     let before = lab.files("pictures");
-    lab.train("--steps 1 --out pictures --overwrite").refused(2, &["pictures", "holds no run", "run.toml", "--out"]);
+    lab.train("--steps 1 --out pictures --overwrite")
+        .refused(2, &["pictures", "holds no run", "run.toml", "--out"]);
     assert_eq!(lab.files("pictures"), before);
 }
 
 #[test]
 fn resuming_and_overwriting_at_once_is_wrong_usage() {
     let outcome = Lab::new().host("run --resume --overwrite").ended(2);
-    assert!(outcome.stderr.contains("cannot be used with"), "{}", outcome.told());
+    assert!(
+        outcome.stderr.contains("cannot be used with"),
+        "{}",
+        outcome.told()
+    );
 }
