@@ -14,7 +14,7 @@ use super::{Error, Owner, Session};
 ///
 /// # Errors
 /// Anything the disk refuses; an earlier `adapter/` stays until its successor is complete.
-pub fn adapter(run: &Path, session: &Session, dtype: DType) -> Result<(), Error> {
+pub(super) fn adapter(run: &Path, session: &Session, dtype: DType) -> Result<(), Error> {
     let overlay = session.overlay();
     let mut plugins: BTreeMap<String, BTreeMap<String, Tensor>> = BTreeMap::new();
     for parameter in session.parameters.borrow().iter() {

@@ -10,7 +10,7 @@ use crate::ops::optim::{AdamW, AdamWConfig};
 use super::Parameters;
 
 /// AdamW over all parameters of a run; weight decay for those that want it.
-pub struct Optimizer {
+pub(super) struct Optimizer {
     decayed: AdamW,
     plain: AdamW,
 }
@@ -20,7 +20,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// Parameters that are not f32.
-    pub fn new(parameters: &Parameters, settings: &TrainSection) -> Result<Self> {
+    pub(super) fn new(parameters: &Parameters, settings: &TrainSection) -> Result<Self> {
         let group = |decay: bool| {
             let of_group = parameters
                 .iter()
@@ -46,7 +46,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// A gradient of another shape than its parameter.
-    pub fn step(
+    pub(super) fn step(
         &mut self,
         lr: f64,
         gradients: &BTreeMap<String, Tensor>,
@@ -63,7 +63,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// A device that fails.
-    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+    pub(super) fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut state = self.decayed.state()?;
         state.extend(self.plain.state()?);
         Ok(state)
@@ -73,7 +73,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// A state of other parameters.
-    pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+    pub(super) fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         for group in [&mut self.decayed, &mut self.plain] {
             let names: std::collections::BTreeSet<&str> =
                 group.parameters().map(|(name, _)| name).collect();

@@ -26,7 +26,7 @@ fn globs(selection: &str) -> Vec<&str> {
 ///
 /// # Errors
 /// A glob that cannot be read or matches no parameter; a named selection may match none of its globs but not all.
-pub fn select<'a>(selections: &[String], names: &[&'a str]) -> Result<Vec<&'a str>, Error> {
+pub(super) fn select<'a>(selections: &[String], names: &[&'a str]) -> Result<Vec<&'a str>, Error> {
     let mut chosen: BTreeSet<&str> = BTreeSet::new();
     for selection in selections {
         let mut matched = false;

@@ -390,7 +390,7 @@ fn sampler_kind(name: &str) -> Answer<SamplerKind> {
 }
 
 /// The backbone's layers as plugins see them, each numbered by its place in [`Backbone::layers`](crate::backbone::Backbone::layers).
-pub fn layers(backbone: &backbone::Backbone) -> Vec<LayerInfo> {
+pub(super) fn layers(backbone: &backbone::Backbone) -> Vec<LayerInfo> {
     let info = |(index, layer): (usize, &backbone::LayerInfo)| {
         let (kind, weight_shape) = match (layer.kind, layer.conv) {
             (backbone::LayerKind::Conv2d, Some(conv)) => (
