@@ -1,17 +1,19 @@
 //! `host doctor`: what this machine and this installation offer, and what is wrong with them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
 use super::failure::Failure;
 use super::plugin::entries;
-use super::text::{Listing, indented, table};
+use super::text::{Listing, grouped, indented, table};
 use crate::plugin::discover::Search;
 use crate::plugin::listing;
 use crate::plugin::manifest::HOST_ABI;
+use crate::pretrained;
 use crate::report::Environment;
+use crate::train::cache;
 
 /// Check this machine and this installation: processor, memory, plugins, folders
 #[derive(Debug, Args)]
@@ -29,11 +31,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
     let search = Search::new(&arguments.plugin_dirs);
     let plugins = listing::list(&search).plugins;
     let folder = std::env::current_dir().unwrap_or_default();
-    let writable = tempfile::tempfile_in(&folder).is_ok();
+    let writable = is_writable(&folder);
+    let cache = cache::root();
+    let cache_writable = is_writable(&cache);
+    let embedded = pretrained::inspect(None)?;
     let warnings = warnings(
         &environment,
         plugins.iter().any(|entry| entry.problem.is_none()),
         writable,
+        cache_writable,
     );
 
     let abi = format!("{}.{}", HOST_ABI.major, HOST_ABI.minor);
@@ -61,13 +67,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
             ),
             ("memory", memory),
             (
-                "working folder",
+                "embedded backbone",
                 format!(
-                    "{} ({})",
-                    folder.display(),
-                    if writable { "writable" } else { "not writable" }
+                    "{}, {} parameters",
+                    embedded.architecture,
+                    grouped(embedded.parameters)
                 ),
             ),
+            ("working folder", place(&folder, writable)),
+            ("cache folder", place(&cache, cache_writable)),
         ];
         let mut text = table(&facts.map(|(name, value)| [name.to_owned(), value]));
         text += "\nplaces searched for plugins\n";
@@ -98,6 +106,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
             "environment": environment,
             "abi": abi,
             "working_folder": { "path": folder, "writable": writable },
+            "cache_folder": { "path": cache, "writable": cache_writable },
+            "embedded_backbone": embedded,
             "plugin_places": search.places().iter().map(|place| json!({
                 "path": place.directory,
                 "why": place.origin.to_string(),
@@ -110,8 +120,29 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
     Ok(Listing::new(arguments.json, text, json))
 }
 
+fn place(folder: &Path, writable: bool) -> String {
+    format!(
+        "{} ({})",
+        folder.display(),
+        if writable { "writable" } else { "not writable" }
+    )
+}
+
+/// Whether files can be made in the folder, or, while it is not there, in the folder that would hold it.
+fn is_writable(folder: &Path) -> bool {
+    folder
+        .ancestors()
+        .find(|folder| folder.is_dir())
+        .is_some_and(|folder| tempfile::tempfile_in(folder).is_ok())
+}
+
 /// What someone should know before the first run.
-fn warnings(environment: &Environment, any_plugin: bool, writable: bool) -> Vec<String> {
+fn warnings(
+    environment: &Environment,
+    any_plugin: bool,
+    writable: bool,
+    cache_writable: bool,
+) -> Vec<String> {
     const LITTLE_MEMORY: u64 = 2 << 30;
     let mut warnings = Vec::new();
     if cfg!(target_arch = "x86_64")
@@ -127,6 +158,11 @@ fn warnings(environment: &Environment, any_plugin: bool, writable: bool) -> Vec<
     }
     if !writable {
         warnings.push("the working folder is not writable: give --out a folder that is".to_owned());
+    }
+    if !cache_writable {
+        warnings.push(
+            "the cache folder is not writable: set HOST_CACHE_DIR to a folder that is".to_owned(),
+        );
     }
     if !any_plugin {
         warnings.push("no plugin is found: build them (`cargo build --release`) or point --plugin-dir at them".to_owned());

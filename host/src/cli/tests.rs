@@ -60,6 +60,12 @@ fn every_listing_is_also_json() {
             .unwrap()
             >= 1
     );
+    assert!(
+        json(&["doctor", "--json"])["embedded_backbone"]["parameters"]
+            .as_u64()
+            .unwrap()
+            > 100_000
+    );
     let plugins = json(&["plugin", "list", "--json"]);
     assert!(
         plugins["plugins"].is_array() && plugins["searched"].is_array(),

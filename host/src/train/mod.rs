@@ -1,6 +1,6 @@
 //! The training step and the loop around it.
 
-mod cache;
+pub mod cache;
 pub mod checkpoint;
 mod error;
 mod export;
