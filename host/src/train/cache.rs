@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::fs::Error;
 
 /// The folder of all caches: `HOST_CACHE_DIR`, else the user's cache directory, else the system's temporary one.
-pub(super) fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     match std::env::var_os("HOST_CACHE_DIR").filter(|dir| !dir.is_empty()) {
         Some(dir) => PathBuf::from(dir),
         None => directories::ProjectDirs::from("", "", "diffusion-host").map_or_else(
@@ -19,7 +19,7 @@ pub(super) fn root() -> PathBuf {
 
 /// One entry: its final folder, and the folder to fill while it is not there.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub struct Entry {
     /// Where the content is once complete.
     pub path: PathBuf,
     /// Where it is made.
@@ -28,7 +28,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// The entry of everything in `key`, which is all that its content depends on.
-    pub(super) fn of(root: &Path, plugin: &str, key: &str) -> Self {
+    pub fn of(root: &Path, plugin: &str, key: &str) -> Self {
         let digest: String = Sha256::digest(key.as_bytes())
             .iter()
             .take(16)
@@ -42,7 +42,7 @@ impl Entry {
     }
 
     /// Whether the content is there, whole.
-    pub(super) fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.path.is_dir()
     }
 
@@ -50,7 +50,7 @@ impl Entry {
     ///
     /// # Errors
     /// What the disk refuses.
-    pub(super) fn stage(&self) -> Result<(), Error> {
+    pub fn stage(&self) -> Result<(), Error> {
         if self.staging.exists() {
             std::fs::remove_dir_all(&self.staging)
                 .map_err(|error| Error::io("clear", &self.staging, error))?;
@@ -63,7 +63,7 @@ impl Entry {
     ///
     /// # Errors
     /// What the disk refuses.
-    pub(super) fn commit(&self) -> Result<(), Error> {
+    pub fn commit(&self) -> Result<(), Error> {
         match std::fs::rename(&self.staging, &self.path) {
             Ok(()) => Ok(()),
             Err(_) if self.is_complete() => std::fs::remove_dir_all(&self.staging)
