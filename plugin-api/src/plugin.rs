@@ -25,8 +25,8 @@ pub trait Plugin: Sized + Send + 'static {
     /// Operations newer than the first version of the boundary that it cannot do without; the host then says so at load.
     const OPS: &'static [Op] = &[];
 
-    /// Builds the plugin from settings that have been checked. Cheap: no weights are loaded yet, and only [`Host::run`] and the log
-    /// can be asked. The real preparations belong in [`PrepareHook`](crate::hooks::PrepareHook).
+    /// Builds the plugin from settings that have been checked. Cheap: ask the host for facts ([`Host::run`], [`Host::backbone`],
+    /// [`Host::process`]); the real preparations belong in [`PrepareHook`](crate::hooks::PrepareHook).
     ///
     /// # Errors
     /// For settings that do not go together: say which, and what to change.

@@ -27,9 +27,9 @@ pub fn check_ranges(
     if let Some(size) = data.size {
         check.whole(
             "data.size",
-            "1 to 16384",
+            "8 to 2048",
             size as u64,
-            (1..=16384).contains(&size),
+            (8..=2048).contains(&size),
         )?;
     }
     if let Some(count) = data.count {

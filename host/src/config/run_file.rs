@@ -72,7 +72,7 @@ pub struct DataSection {
 impl Default for DataSection {
     fn default() -> Self {
         Self {
-            source: "scenes:solids".to_owned(),
+            source: "scenes:dusk".to_owned(),
             size: None,
             flip: false,
             count: None,
@@ -110,7 +110,7 @@ pub struct TrainSection {
     pub final_ratio: f64,
     /// Decay of the exponential moving average of what trains. 0: no average. In 0..1, 1 excluded.
     pub ema_decay: f64,
-    /// Weight of each sample's loss by its timestep, where no plugin decides it.
+    /// Weight of each sample's loss by its timestep; multiplied with the weights of plugins.
     pub weighting: Weighting,
     /// The one parameter of `weighting`. Absent: 5 for `min_snr`, 0.5 for `p2`. Above 0.
     pub weighting_gamma: Option<f64>,
