@@ -389,7 +389,7 @@ fn a_run_draws_from_its_folder_what_it_drew_at_its_end() {
         &["--no-ema"][..],
         &["--checkpoint", "1"],
         &["--seed", "5"],
-        &["--class", "cross"],
+        &["--class", "torus"],
     ] {
         draw(&[&["--run", out, "--out", grid][..], other].concat()).unwrap();
         assert_ne!(std::fs::read(grid).unwrap(), after, "{other:?}");
