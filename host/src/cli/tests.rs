@@ -313,7 +313,7 @@ fn resuming_refuses_what_the_saved_state_does_not_fit_and_warns_of_what_diverges
     assert!(prepare(&["--steps", "99"]).unwrap().notes.is_empty());
     assert_eq!(
         prepare(&["--lr", "0.5"]).unwrap().notes,
-        ["train.lr was 0.0001 and is now 0.5, so the run goes on otherwise than it would have"]
+        ["train.lr was 0.0003 and is now 0.5, so the run goes on otherwise than it would have"]
     );
     let failure = prepare(&["--seed", "4", "--set", "data.flip=true"]).unwrap_err();
     assert_eq!(failure.code, 2);

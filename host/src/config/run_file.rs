@@ -141,7 +141,7 @@ impl Default for TrainSection {
             steps: 200,
             batch_size: 32,
             accumulation: 1,
-            lr: 1e-4,
+            lr: 3e-4,
             betas: [0.9, 0.999],
             eps: 1e-8,
             weight_decay: 0.0,
