@@ -403,11 +403,11 @@ fn a_run_draws_from_its_folder_what_it_drew_at_its_end() {
             format!("`{out}` holds no checkpoint of step 7; saved are 1, 2")
         )
     );
-    let failure = draw(&["--run", out, "--out", grid, "--class", "crosss"]).unwrap_err();
+    let failure = draw(&["--run", out, "--out", grid, "--class", "toruss"]).unwrap_err();
     assert!(
         failure
             .message
-            .ends_with("and 6 for no class, did you mean `cross`?"),
+            .ends_with("and 6 for no class, did you mean `torus`?"),
         "{}",
         failure.message
     );
