@@ -2,7 +2,7 @@
 //! full disk at any moment, so every file and every checkpoint folder is written under a temporary name in the same
 //! folder, forced to disk, and only then renamed over what was there before.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -166,6 +166,11 @@ pub fn publish_dir<T, E: From<Error>>(
         sync_dir(&parent)?;
     }
     Ok(value)
+}
+
+/// Whether a name is one that this module gives to what is not complete yet.
+pub fn is_temporary(name: &OsStr) -> bool {
+    name.to_string_lossy().starts_with(TEMPORARY)
 }
 
 /// Puts a folder in order after a kill: half-written temporaries directly inside `dir` are removed, and a folder that

@@ -8,6 +8,7 @@ use super::interruption::{interrupted, watch};
 use super::prepare::prepare;
 use super::text::Listing;
 use super::threads;
+use crate::cancel::INTERRUPTED;
 use crate::report::Progress;
 use crate::train::Ending;
 use crate::train::folder::Existing;
@@ -43,6 +44,11 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
             "finished; look at {}",
             out.join("report.html").display()
         )),
-        Ending::Interrupted(checkpoint) => interrupted("run", checkpoint.as_deref(), out),
+        Ending::Interrupted(Some(checkpoint)) => interrupted("run", Some(&checkpoint), out),
+        Ending::Interrupted(None) => Listing::text(format!(
+            "interrupted before the first step; begin again with `host run --resume --out {}`",
+            out.display()
+        ))
+        .ending(INTERRUPTED as u8),
     })
 }

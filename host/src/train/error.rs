@@ -62,7 +62,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// `--resume` of a folder that holds no run.
-    #[error("nothing to resume in `{}`: it holds no checkpoint; start the run without --resume", path.display())]
+    #[error("nothing to resume in `{}`: it holds no run; start one without --resume", path.display())]
     NothingToResume {
         /// The folder.
         path: PathBuf,

@@ -1,9 +1,9 @@
 //! The run folder: made, continued or replaced, and never by accident.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::fs::Error as FileError;
+use crate::fs::{Error as FileError, is_temporary};
 
 use super::{Error, checkpoint};
 
@@ -13,7 +13,7 @@ pub enum Existing {
     /// Refuse it.
     #[default]
     Refuse,
-    /// Continue its run from the newest checkpoint.
+    /// Continue its run from the newest checkpoint, or from the beginning where it was stopped before its first one.
     Resume,
     /// Delete its run and start anew.
     Overwrite,
@@ -37,22 +37,24 @@ const CONTENTS: [&str; 8] = [
 /// Checks a run folder without changing anything, so that a refusal comes before any work.
 ///
 /// # Errors
-/// A folder that exists where none may, holds something else than a run, or holds no checkpoint to resume from.
+/// A folder that exists where none may, or holds something else than a run.
 pub fn check(run: &Path, existing: Existing) -> Result<(), Error> {
+    // What a session killed at its very start had begun to write is nothing.
     let empty = match fs::read_dir(run) {
-        Ok(mut entries) => entries.next().is_none(),
+        Ok(mut entries) => {
+            entries.all(|entry| entry.is_ok_and(|entry| is_temporary(&entry.file_name())))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
         Err(error) => return Err(FileError::io("open", run, error).into()),
     };
     let path = run.to_path_buf();
+    let holds_run = run.join(RUN_FILE).is_file();
     match existing {
-        Existing::Resume if checkpoint::steps(run).is_empty() => {
-            Err(Error::NothingToResume { path })
-        }
-        Existing::Resume => Ok(()),
+        Existing::Resume if holds_run || !checkpoint::steps(run).is_empty() => Ok(()),
+        Existing::Resume => Err(Error::NothingToResume { path }),
         _ if empty => Ok(()),
         Existing::Refuse => Err(Error::FolderExists { path }),
-        Existing::Overwrite if run.join(RUN_FILE).is_file() => Ok(()),
+        Existing::Overwrite if holds_run => Ok(()),
         Existing::Overwrite => Err(Error::NotARun { path }),
     }
 }
@@ -66,8 +68,9 @@ pub fn prepare(run: &Path, existing: Existing) -> Result<(), Error> {
     if existing == Existing::Overwrite {
         clear(run)?;
     }
-    fs::create_dir_all(run.join("samples")).map_err(|error| FileError::io("create", run, error))?;
+    fs::create_dir_all(run).map_err(|error| FileError::io("create", run, error))?;
     // What a killed session had begun to write.
+    crate::fs::recover(run)?;
     crate::fs::recover(&run.join("checkpoints"))?;
     Ok(())
 }
@@ -76,13 +79,18 @@ fn clear(run: &Path) -> Result<(), Error> {
     let Ok(entries) = fs::read_dir(run) else {
         return Ok(());
     };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if !CONTENTS.contains(&&*name) && !name.starts_with("events.out.tfevents.") {
-            continue;
-        }
-        let path = entry.path();
+    let written = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        CONTENTS.contains(&&*name) || name.starts_with("events.out.tfevents.")
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(written)
+        .collect();
+    // Last what says that this is a run: killed half-way, the rest can still be overwritten.
+    paths.sort_by_key(|path| path.ends_with(RUN_FILE));
+    for path in paths {
         let removed = if path.is_dir() {
             fs::remove_dir_all(&path)
         } else {
@@ -104,6 +112,9 @@ mod tests {
         let run = dir.path().join("run");
         check(&run, Existing::Refuse).unwrap();
         prepare(&run, Existing::Refuse).unwrap();
+        fs::write(run.join(".tmp-run.toml-1-0"), "killed here").unwrap();
+        check(&run, Existing::Refuse).unwrap();
+        fs::write(run.join("metrics.jsonl"), "old").unwrap();
         let error = check(&run, Existing::Refuse).unwrap_err().to_string();
         assert!(
             error.contains("--resume") && error.contains("--overwrite"),

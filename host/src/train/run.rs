@@ -71,11 +71,13 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
     check_selection(job, &model)?;
     let resumed = match job.existing {
         Existing::Resume => {
-            let newest = checkpoint::steps(folder).pop().unwrap_or_default();
-            Some(Checkpoint::load(
-                &checkpoint::folder(folder, newest),
-                &device,
-            )?)
+            let newest = checkpoint::steps(folder).pop();
+            if newest.is_none() {
+                tracing::warn!("stopped before its first checkpoint, so the run begins again");
+            }
+            newest
+                .map(|step| Checkpoint::load(&checkpoint::folder(folder, step), &device))
+                .transpose()?
         }
         _ => None,
     };
@@ -344,6 +346,9 @@ fn caption(config: &RunFile) -> String {
 /// A disk that refuses.
 pub(super) fn write_grid(images: &Tensor, path: &Path) -> Result<Vec<u8>, Error> {
     let images = images.to_dtype(DType::F32)?;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| FileError::io("create", folder, error))?;
+    }
     transform::save_grid(&images, &transform::GridOptions::default(), path)?;
     std::fs::read(path).map_err(|error| FileError::io("read", path, error).into())
 }
