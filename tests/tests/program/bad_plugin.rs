@@ -171,3 +171,17 @@ fn settings_of_a_plugin_are_checked_before_any_of_its_code_runs() {
         &["`probe`", "neither a section nor a plugin of this run"],
     );
 }
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_everyone_may_write_is_not_loaded() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = Lab::new();
+    let file = Library::read(&lab.plugin("probe")).write(&lab.path("plugins"), "probe");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+    check(
+        &lab,
+        "probe",
+        &["libprobe.so", "can be written by every user", "chmod o-w"],
+    );
+}

@@ -147,3 +147,23 @@ fn a_disk_that_takes_no_more_keeps_the_earlier_checkpoint_and_the_run_can_go_on(
     let last = |run: &str| lab.files(&format!("{run}/checkpoints/step-5"));
     assert_eq!(last("run"), last("straight"));
 }
+
+#[test]
+fn a_damaged_checkpoint_is_named_and_an_earlier_one_serves_once_it_is_gone() {
+    let lab = Lab::new();
+    lab.train("--steps 4 --checkpoint-every 2 --set sample.count=0 --out run")
+        .done();
+    let newest = lab.path("run/checkpoints/step-4");
+    let last = lab.files("run/checkpoints/step-4");
+    for file in last.keys() {
+        let whole = std::fs::read(newest.join(file)).unwrap();
+        std::fs::write(newest.join(file), &whole[..whole.len() / 2]).unwrap();
+        let name = file.display().to_string();
+        lab.host("run --resume --out run --steps 5")
+            .refused(2, &["cannot read", "step-4", &name]);
+        std::fs::write(newest.join(file), whole).unwrap();
+    }
+    std::fs::remove_dir_all(newest).unwrap();
+    lab.host("run --resume --out run --steps 4").done();
+    assert_eq!(lab.files("run/checkpoints/step-4"), last);
+}

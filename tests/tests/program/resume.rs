@@ -186,3 +186,46 @@ fn resuming_keeps_the_settings_of_the_run_and_refuses_others() {
         .refused(2, &["nothing to resume", "nowhere"]);
     assert!(!lab.path("nowhere").exists());
 }
+
+#[test]
+fn a_run_killed_before_its_first_checkpoint_begins_again_and_equals_the_uninterrupted_one() {
+    let lab = Lab::new();
+    let settings = everything(&format!("--steps {STEPS} --checkpoint-every 0"));
+    lab.train(&format!("{settings} --out straight")).done();
+    let mut child = lab.start_training(&format!("{settings} --out broken"));
+    wait_for_steps(&lab, "broken", 5, &mut child);
+    child.kill().unwrap();
+    lab.wait(child);
+    assert!(lab.checkpoints("broken").is_empty());
+    let again = lab.host("run --resume --out broken").done();
+    assert!(again.stderr.contains("begins again"), "{}", again.told());
+    check_equal(&lab, "straight", "broken", STEPS);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_while_the_memory_bank_is_drawn_tells_how_to_begin_again() {
+    let lab = Lab::new();
+    let settings = "--plugin diff_tuning --set diff_tuning.memory=100000 --set diff_tuning.memory_steps=2 --steps 2 --out run";
+    let child = lab.start_training(settings);
+    let staged = || {
+        std::fs::read_dir(lab.path("cache/diff_tuning")).is_ok_and(|mut banks| {
+            banks.any(|bank| std::fs::read_dir(bank.unwrap().path()).unwrap().count() > 0)
+        })
+    };
+    let start = Instant::now();
+    while !staged() {
+        assert!(start.elapsed() < Duration::from_secs(120), "no bank comes");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let sent = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    let outcome = lab.wait(child).ended(130);
+    let told = "interrupted before the first step; begin again with `host run --resume --out ";
+    assert!(outcome.stdout.starts_with(told), "{}", outcome.told());
+    lab.host("run --resume --out run --set diff_tuning.memory=4")
+        .refused(2, &["diff_tuning.memory was 100000 and is now 4"]);
+}
