@@ -440,7 +440,7 @@ proptest! {
         steps in 1u64..1_000_000,
         seed in 0u64..=i64::MAX as u64,
         betas in (0.0f64..0.9999, 0.0f64..0.9999),
-        size in prop::option::of(1usize..2048),
+        size in prop::option::of(8usize..=2048),
         name in "[ -~]{0,20}",
         globs in prop::collection::vec("[a-z0-9_.*]{1,12}", 0..3),
         classes in prop::option::of(prop::collection::vec(0u32..1000, 1..5)),
