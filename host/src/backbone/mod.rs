@@ -24,7 +24,7 @@ pub use dit::DitConfig;
 pub use error::Error;
 pub use inspect::{Inspection, inspect};
 pub use layers::{Conv, LayerInfo, LayerKind};
-pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass};
+pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Replay};
 pub(crate) use source::Source;
 
 use checkpoint::{Checkpoint, Reading};

@@ -1,6 +1,7 @@
 //! What one forward pass computes on, and what it uses besides the frozen weights.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use candle_core::Tensor;
 
@@ -60,8 +61,23 @@ pub struct Input<'a> {
 pub trait LayerHook {
     /// The output to use in place of `output`, given the layer's input; `layer` indexes [`Backbone::layers`].
     ///
-    /// Called exactly once a layer and forward pass.
+    /// Called once a layer and forward pass, and once more in the backward pass where a block is computed again ([`Pass::replay`]).
     fn adapt(&self, layer: usize, input: &Tensor, output: Tensor) -> Result<Tensor>;
+}
+
+/// How a block of the network is computed a second time in the backward pass, when its activations were not kept (gradient checkpointing).
+pub trait Replay {
+    /// A way to run a piece of the network that gives the same values each time; called once before the first run of each piece.
+    fn piece(&self) -> Rc<dyn Piece>;
+}
+
+/// A piece of the network that may run more than once.
+pub trait Piece {
+    /// Runs `forward` with the stand-ins and adapters of the pass that the piece belongs to.
+    ///
+    /// # Errors
+    /// What `forward` fails with.
+    fn run(&self, forward: &dyn Fn(&Pass<'_>) -> Result<Tensor>) -> Result<Tensor>;
 }
 
 /// What one forward pass uses besides the frozen weights.
@@ -73,6 +89,8 @@ pub struct Pass<'a> {
     pub layers: Option<&'a dyn LayerHook>,
     /// One tensor for each residual site, added to the hidden states there (DiT: after each block, `[B, T, D]`).
     pub residuals: Option<&'a [Option<Tensor>]>,
+    /// Given, blocks keep no activations for the backward pass but are computed again there: less memory, a third more work.
+    pub replay: Option<&'a dyn Replay>,
 }
 
 impl Pass<'_> {

@@ -11,6 +11,7 @@ pub mod objective;
 mod optimizer;
 mod parameters;
 pub mod pretrain;
+mod replay;
 pub mod run;
 mod sampling;
 mod schedule;

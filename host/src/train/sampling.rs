@@ -111,7 +111,7 @@ impl Weights {
         let residuals =
             stack.residuals(&scene, &at, latents, session.backbone.info().residual_sites)?;
         let hook = stack.layer_hook(scene);
-        session.forward(&input, overlay, hook.as_ref(), residuals.as_deref())
+        session.forward(&input, overlay, hook.as_ref(), residuals.as_deref(), None)
     }
 }
 

@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use plugin_api::Phase;
 use sha2::{Digest, Sha256};
 
-use crate::backbone::{Backbone, Input, LayerHook, Overlay, Pass};
+use crate::backbone::{Backbone, Input, LayerHook, Overlay, Pass, Replay};
 use crate::cancel::Cancel;
 use crate::diffusion::Process;
 use crate::encode::Encoder;
@@ -20,6 +20,7 @@ use crate::report::{Profiler, Progress};
 
 use super::Error;
 use super::parameters::Parameters;
+use super::replay::TrainingReplay;
 
 /// What a run is, in numbers and names.
 #[derive(Clone, Debug, Default)]
@@ -163,24 +164,27 @@ impl Session {
         overlay
     }
 
-    /// The output of the network with stand-ins, adapters and residuals, with gradients.
+    /// The output of the network with stand-ins, adapters and residuals, with gradients; with `replay`, its blocks keep no activations for them.
     ///
     /// # Errors
     /// Inputs that do not fit, or a plugin's layer that fails.
-    pub fn forward(
+    pub(super) fn forward(
         &self,
         input: &Input<'_>,
         overlay: &Overlay,
         layers: Option<&AdaptedLayers<'_>>,
         residuals: Option<&[Option<Tensor>]>,
+        replay: Option<&TrainingReplay>,
     ) -> Result<Tensor, Error> {
         let pass = Pass {
             overlay: Some(overlay),
             layers: layers.map(|layers| layers as &dyn LayerHook),
             residuals,
+            replay: replay.map(|replay| replay as &dyn Replay),
         };
         self.backbone.forward(input, &pass).map_err(|error| {
-            match layers.and_then(AdaptedLayers::failure) {
+            let failure = layers.and_then(AdaptedLayers::failure);
+            match failure.or_else(|| replay?.failure()) {
                 Some(failure) => failure.into(),
                 None => error.into(),
             }

@@ -14,6 +14,7 @@ use crate::plugin::stack::{Finished, NetworkInput, Predicted, Stack};
 use crate::report::{Phase as Time, StepMetrics};
 
 use super::objective::masked_mse;
+use super::replay::TrainingReplay;
 use super::{Error, Parameters, Trainer};
 
 /// One forward pass, from a batch to its loss.
@@ -30,6 +31,8 @@ struct Forward {
     sample_loss: Tensor,
     /// Each sample's weight, `[B]`; ones where there is none.
     loss_weight: Option<Tensor>,
+    /// How blocks run again in the backward pass, where they kept no activations.
+    replay: Option<TrainingReplay>,
     /// What is differentiated: the mean of the weighted losses plus the extra terms, a scalar.
     total: Tensor,
 }
@@ -56,11 +59,9 @@ impl Trainer {
             self.refuse_non_finite("loss", value)?;
             loss += value / accumulation as f64;
             let _time = session.profiler.phase(Time::Backward);
-            accumulate(
-                &mut gradients,
-                &mut recording.backward(&forward.total)?,
-                &session.parameters.borrow(),
-            )?;
+            let found = recording.backward(&forward.total);
+            let mut found = found.map_err(|error| forward.blame(error))?;
+            accumulate(&mut gradients, &mut found, &session.parameters.borrow())?;
             last = Some(forward);
         }
 
@@ -147,6 +148,8 @@ impl Trainer {
         };
         drop(time);
 
+        let replay = (self.settings.gradient_checkpointing)
+            .then(|| TrainingReplay::new(session.clone(), self.overlay.clone(), self.done));
         let output = {
             let _time = session.profiler.phase(Time::Forward);
             let at = NetworkInput {
@@ -161,13 +164,14 @@ impl Trainer {
                 .unwrap_or_else(|| noisy_latents.clone());
             let residuals =
                 stack.residuals(&scene, &at, &input, session.backbone.info().residual_sites)?;
-            let layers = stack.layer_hook(scene);
             let input = Input {
                 latents: &input,
                 timesteps: &timesteps,
                 conditioning: &conditioning,
             };
-            session.forward(&input, &self.overlay, layers.as_ref(), residuals.as_deref())?
+            let layers = stack.layer_hook(scene);
+            let (layers, residuals) = (layers.as_ref(), residuals.as_deref());
+            session.forward(&input, &self.overlay, layers, residuals, replay.as_ref())?
         }; // [B, C or 2C, H, W]
 
         let _time = session.profiler.phase(Time::Loss);
@@ -212,6 +216,7 @@ impl Trainer {
             loss_mask,
             sample_loss,
             loss_weight,
+            replay,
             total,
         })
     }
@@ -327,6 +332,14 @@ impl Trainer {
 }
 
 impl Forward {
+    /// The plugin's error behind one of the backward pass, if a plugin's layer failed in it.
+    fn blame(&self, error: candle_core::Error) -> Error {
+        let replay = self.replay.as_ref();
+        replay
+            .and_then(TrainingReplay::failure)
+            .map_or_else(|| error.into(), Error::from)
+    }
+
     fn predicted(&self) -> Predicted<'_> {
         Predicted {
             batch: &self.batch,

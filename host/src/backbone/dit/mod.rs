@@ -113,11 +113,18 @@ impl Dit {
         let features = timestep_features(input.timesteps)?.to_dtype(dtype)?; // [B, 256]
         let conditioning = self.embedders[0].forward(&features, &labels, pass)?; // [B, D]
         for (index, block) in self.blocks.iter().enumerate() {
-            hidden = match self.embedders.get(index) {
-                Some(own) if index > 0 => {
-                    block.forward(&hidden, &own.forward(&features, &labels, pass)?, pass)?
+            let conditioning = match self.embedders.get(index) {
+                Some(own) if index > 0 => own.forward(&features, &labels, pass)?,
+                _ => conditioning.clone(),
+            }; // [B, D]
+            hidden = match pass.replay {
+                None => block.forward(&hidden, &conditioning, pass)?,
+                Some(replay) => {
+                    let (block, piece) = (block.clone(), replay.piece());
+                    ops::autograd::checkpoint(move || {
+                        piece.run(&|pass| block.forward(&hidden, &conditioning, pass))
+                    })?
                 }
-                _ => block.forward(&hidden, &conditioning, pass)?,
             }; // [B, T, D]
             if let Some(residual) = pass
                 .residuals

@@ -40,6 +40,16 @@ fn settings() -> TrainSection {
 
 /// A run before its first step; with `weight`, next to a plugin that weighs every loss by it.
 fn trainer(settings: TrainSection, trainable: &str, weight: Option<f64>) -> Trainer {
+    let weigher = weight.map(|weight| (Slot::LossWeight, json!({ "scale": weight })));
+    trainer_with(settings, trainable, weigher)
+}
+
+/// A run before its first step, perhaps with the probe at one slot.
+fn trainer_with(
+    settings: TrainSection,
+    trainable: &str,
+    plugin: Option<(Slot, serde_json::Value)>,
+) -> Trainer {
     let model = Pretrained {
         backbone: lively(DitConfig {
             num_embeds_ada_norm: 16,
@@ -56,8 +66,8 @@ fn trainer(settings: TrainSection, trainable: &str, weight: Option<f64>) -> Trai
         Progress::hidden(),
         Cancel::default(),
     ));
-    let stack = match weight {
-        Some(weight) => weigher(weight, &session.scene(0, Phase::BUILD)),
+    let stack = match plugin {
+        Some((slot, settings)) => probe(slot, &settings, &session.scene(0, Phase::BUILD)),
         None => Stack::empty().unwrap(),
     };
     let options = DataOptions {
@@ -70,13 +80,15 @@ fn trainer(settings: TrainSection, trainable: &str, weight: Option<f64>) -> Trai
     Trainer::new(session, stack, settings, Some(&trainable), dataset, 1, None).unwrap()
 }
 
-/// The probe, at `loss_weight` alone.
-fn weigher(weight: f64, scene: &Scene<'_>) -> Stack {
+/// The probe, at one slot beside those every plugin has.
+fn probe(slot: Slot, settings: &serde_json::Value, scene: &Scene<'_>) -> Stack {
     let code = Loaded::linked::<probe::Probe>().unwrap();
     let mut choice = Choice::new(code.manifest().clone());
-    let others = Slot::ALL.iter().filter(|slot| **slot != Slot::LossWeight);
+    let others = Slot::ALL
+        .iter()
+        .filter(|other| **other != slot && **other != Slot::Prepare);
     choice.without = others.map(|slot| slot.name().to_owned()).collect();
-    let settings = json!({ "scale": weight }).as_object().unwrap().clone();
+    let settings = settings.as_object().unwrap().clone();
     Stack::composed(&[(code, settings)], &[choice], scene).unwrap()
 }
 
@@ -104,7 +116,9 @@ fn distance(a: &Tensor, b: &Tensor) -> f32 {
 #[track_caller]
 fn check_gradients(trainable: &str) {
     let mut trainer = trainer(settings(), trainable, None);
-    let gradients = forward(&mut trainer).total.backward().unwrap();
+    let recording = Recording::start();
+    let total = forward(&mut trainer).total;
+    let mut gradients = recording.backward(&total).unwrap();
     let parameters = trainer.session.parameters.borrow();
     assert!(!parameters.is_empty());
     for parameter in parameters.iter() {
@@ -112,16 +126,58 @@ fn check_gradients(trainable: &str) {
         if parameter.name.ends_with("to_k.bias") {
             continue;
         }
-        let gradient = gradients.get(parameter.var.as_tensor());
+        let gradient = gradients.remove(parameter.var.as_tensor());
         let gradient = gradient.unwrap_or_else(|| panic!("{} has no gradient", parameter.name));
-        let norm = grad_norm([gradient]).unwrap();
+        let norm = grad_norm([&gradient]).unwrap();
         assert!(norm > 1e-6, "{}: gradient norm {norm}", parameter.name);
     }
     for (name, frozen) in trainer.session.backbone.parameters() {
         assert!(
-            gradients.get(frozen).is_none(),
+            gradients.remove(frozen).is_none(),
             "frozen {name} has a gradient"
         );
+    }
+}
+
+/// The gradients of one pass with the probe on every query, drawing random numbers there; and how often it ran.
+fn gradients_with_layers(gradient_checkpointing: bool) -> BTreeMap<String, Tensor> {
+    let settings = TrainSection {
+        gradient_checkpointing,
+        ..settings()
+    };
+    let probe = json!({ "layers": "to_q", "gain": true, "scale": 1.5 });
+    let mut trainer = trainer_with(settings, "all", Some((Slot::Layer, probe)));
+    let recording = Recording::start();
+    let forward = forward(&mut trainer);
+    let mut found = recording.backward(&forward.total).unwrap();
+    let mut gradients = BTreeMap::new();
+    accumulate(
+        &mut gradients,
+        &mut found,
+        &trainer.session.parameters.borrow(),
+    )
+    .unwrap();
+    gradients
+}
+
+#[test]
+fn checkpointed_gradients_are_those_of_a_plain_pass_with_plugins_in_the_blocks() {
+    let (plain, again) = (gradients_with_layers(false), gradients_with_layers(true));
+    assert!(
+        plain.keys().any(|name| name.ends_with("gain")),
+        "{:?}",
+        plain.keys()
+    );
+    assert_eq!(
+        plain.keys().collect::<Vec<_>>(),
+        again.keys().collect::<Vec<_>>()
+    );
+    for (name, gradient) in &plain {
+        let size = values(gradient)
+            .into_iter()
+            .fold(0.0, |a: f32, b| a.max(b.abs()));
+        let off = distance(gradient, &again[name]);
+        assert!(off <= 1e-5 * size, "{name}: {off} of {size}");
     }
 }
 
