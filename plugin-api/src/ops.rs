@@ -185,6 +185,20 @@ ops! {
     AVG_POOL2D = 510 / 1 since 0;
     /// in `q [B, H, T, D], k [B, H, S, D], v [B, H, S, D]`; floats `scale`: `softmax(scale * q k^T) v`.
     ATTENTION = 511 / 1 since 0;
+    /// in `x [B, T, D], shift [B, D], scale [B, D]`; floats `eps`: `norm(x) (1 + scale) + shift`, normalised over the last dimension.
+    LAYER_NORM_MODULATE = 512 / 1 since 0;
+    /// in `x [B, T, D], gate [B, D], y [B, T, D]`: `x + gate y`.
+    GATE_RESIDUAL = 513 / 1 since 0;
+    /// As `GROUP_NORM`, through SiLU.
+    GROUP_NORM_SILU = 514 / 1 since 0;
+    /// in `x [.., 2 D]`: the first half of the last dimension times the exact GELU of the second, `[.., D]`.
+    GEGLU = 515 / 1 since 0;
+    /// in `base [.., O], x [.., I], w [O, I]`; floats `factor`: `base + factor x w^T`.
+    ADD_LINEAR = 516 / 1 since 0;
+    /// in `x [B, C r r, H, W]`; ints `r`: `[B, C, r H, r W]`, as PyTorch's.
+    PIXEL_SHUFFLE = 517 / 1 since 0;
+    /// in `x [B, C, r H, r W]`; ints `r`: `[B, C r r, H, W]`, the inverse.
+    PIXEL_UNSHUFFLE = 518 / 1 since 0;
 
     // ---- type and creation
     /// in `x`; ints `dtype`: converted; floats to whole numbers truncate. Differentiable between floating types.

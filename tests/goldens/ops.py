@@ -77,6 +77,10 @@ case("conv2d", lambda x, w, b: F.conv2d(x, w, b, 1, 0, 1, 1), (2, 5, 3, 3), (4, 
 case("conv2d", lambda x, w, b: F.conv2d(x, w, b, 2, 2, 2, 2), (2, 4, 9, 8), (6, 2, 3, 2), (6,))
 case("upsample_nearest2d", lambda x: F.interpolate(x, (7, 10), mode="nearest"), (2, 3, 4, 5))
 case("upsample_nearest2d", lambda x: F.interpolate(x, (7, 10), mode="nearest"), (1, 2, 9, 3))
+case("add_linear", lambda base, x, w: torch.add(base, F.linear(x, w), alpha=0.7), (2, 5, 23), (2, 5, 3), (23, 3))
+case("geglu", lambda x: x.chunk(2, -1)[0] * F.gelu(x.chunk(2, -1)[1]), (3, 5, 22))
+case("pixel_shuffle", lambda x: F.pixel_shuffle(x, 2), (2, 12, 3, 5))
+case("pixel_unshuffle", lambda x: F.pixel_unshuffle(x, 2), (2, 3, 4, 6))
 
 parameter = torch.nn.Parameter(torch.randn(5, 7))
 tensors["adamw/start"] = parameter.detach().clone()

@@ -30,6 +30,37 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     }
 }
 
+/// `base + factor x wᵀ`: a low-rank update, without a tensor for the update alone.
+///
+/// # Shapes
+/// `base [.., O]`, `x [.., I]`, `w [O, I]` (any strides) → `[.., O]`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn add_linear(base: &Tensor, x: &Tensor, w: &Tensor, factor: f64) -> Result<Tensor> {
+    let (outputs, inputs) = w.dims2()?;
+    let fits = |tensor: &Tensor, width: usize| {
+        tensor.dims().split_last().is_some_and(|(&last, leading)| {
+            last == width && leading == &base.dims()[..base.rank() - 1]
+        })
+    };
+    if !fits(base, outputs) || !fits(x, inputs) {
+        let (base, x) = (base.dims(), x.dims());
+        candle_core::bail!(
+            "add_linear: base {base:?} and x {x:?} do not fit weight [{outputs}, {inputs}]"
+        );
+    }
+    if fast(&[base, x, w]) {
+        return apply(
+            AddLinear {
+                factor: factor as f32,
+            },
+            &[base, x, w],
+        );
+    }
+    base + compose(x, w, None)?.affine(factor, 0.0)?
+}
+
 fn compose(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     let (outputs, inputs) = w.dims2()?;
     let mut shape = x.dims().to_vec();
@@ -90,48 +121,96 @@ impl Function for Linear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<Vec<Option<Tensor>>> {
-        let (x, w) = (operands[0], operands[1]);
-        let (outputs, inputs) = w.dims2()?;
-        let held_grad = Held::new(grad);
-        let grad = held_grad.input()?.contiguous();
-        let rows = grad.len().checked_div(outputs).unwrap_or(0);
-        let grad_matrix = Matrix::new(&grad, rows, outputs); // [rows, O]
         let write = Write::Replace { scale: 1.0 };
-        let mut grads = vec![None; operands.len()];
-        if x.track_op() {
-            let held = Held::new(w);
-            let mut out = vec![0.0; rows * inputs];
-            product(
-                &mut out,
-                inputs,
-                grad_matrix,
-                weight(held.input()?),
-                write,
-                Threads::All,
-            );
-            grads[0] = Some(tensor(out, x.shape())?);
-        }
-        if w.track_op() {
-            let held = Held::new(x);
-            let x = held.input()?.contiguous();
-            let mut out = vec![0.0; outputs * inputs];
-            product(
-                &mut out,
-                inputs,
-                grad_matrix.t(),
-                Matrix::new(&x, rows, inputs),
-                write,
-                Threads::All,
-            );
-            grads[1] = Some(tensor(out, w.shape())?);
-        }
-        if let Some(b) = operands.get(2)
-            && b.track_op()
-        {
-            grads[2] = Some(tensor(sum_rows(&grad, outputs), b.shape())?);
+        let mut grads = gradients(operands[0], operands[1], grad, write)?.to_vec();
+        if let Some(b) = operands.get(2) {
+            let held = Held::new(grad);
+            let sum = || {
+                tensor(
+                    sum_rows(&held.input()?.contiguous(), b.elem_count()),
+                    b.shape(),
+                )
+            };
+            grads.push(b.track_op().then(sum).transpose()?);
         }
         Ok(grads)
     }
+}
+
+struct AddLinear {
+    factor: f32,
+}
+
+impl Function for AddLinear {
+    const NAME: &'static str = "linear";
+
+    fn forward(&self, operands: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
+        let (base, x, w) = (operands[0], operands[1], operands[2]);
+        let (outputs, inputs) = (w.dims()[0], w.dims()[1]);
+        let mut out = base.contiguous().into_owned();
+        let x = x.contiguous();
+        let rows = x.len().checked_div(inputs).unwrap_or(0);
+        let write = Write::Add { scale: self.factor };
+        product(
+            &mut out,
+            outputs,
+            Matrix::new(&x, rows, inputs),
+            weight(w).t(),
+            write,
+            Threads::All,
+        );
+        Ok((out, base.layout.shape().clone()))
+    }
+
+    fn backward(
+        &self,
+        operands: &[&Tensor],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let base = operands[0].track_op().then(|| grad.clone());
+        let write = Write::Replace { scale: self.factor };
+        let [x, w] = gradients(operands[1], operands[2], grad, write)?;
+        Ok(vec![base, x, w])
+    }
+}
+
+/// The gradients of the operands of `x wᵀ`, each where it is tracked.
+fn gradients(x: &Tensor, w: &Tensor, grad: &Tensor, write: Write) -> Result<[Option<Tensor>; 2]> {
+    let (outputs, inputs) = w.dims2()?;
+    let held_grad = Held::new(grad);
+    let grad = held_grad.input()?.contiguous();
+    let rows = grad.len().checked_div(outputs).unwrap_or(0);
+    let grad = Matrix::new(&grad, rows, outputs); // [rows, O]
+    let mut grads = [None, None];
+    if x.track_op() {
+        let held = Held::new(w);
+        let mut out = vec![0.0; rows * inputs];
+        product(
+            &mut out,
+            inputs,
+            grad,
+            weight(held.input()?),
+            write,
+            Threads::All,
+        );
+        grads[0] = Some(tensor(out, x.shape())?);
+    }
+    if w.track_op() {
+        let held = Held::new(x);
+        let x = held.input()?.contiguous();
+        let mut out = vec![0.0; outputs * inputs];
+        product(
+            &mut out,
+            inputs,
+            grad.t(),
+            Matrix::new(&x, rows, inputs),
+            write,
+            Threads::All,
+        );
+        grads[1] = Some(tensor(out, w.shape())?);
+    }
+    Ok(grads)
 }
 
 #[cfg(test)]
@@ -154,6 +233,16 @@ mod tests {
     }
 
     #[test]
+    fn add_linear_is_right() {
+        check(&[&[2, 3, 7], &[2, 3, 5], &[7, 5]], |x| {
+            add_linear(&x[0], &x[1], &x[2], 0.7)
+        });
+        check(&[&[300, 65], &[300, 4], &[65, 4]], |x| {
+            add_linear(&x[0], &x[1], &x[2], -1.0)
+        });
+    }
+
+    #[test]
     fn shapes_that_do_not_fit_are_refused() {
         let zeros = |shape: &[usize]| {
             Tensor::zeros(shape, candle_core::DType::F32, &candle_core::Device::Cpu)
@@ -169,5 +258,6 @@ mod tests {
     #[test]
     fn linear_equals_pytorch() {
         check_golden("linear", |x| linear(&x[0], &x[1], Some(&x[2])));
+        check_golden("add_linear", |x| add_linear(&x[0], &x[1], &x[2], 0.7));
     }
 }

@@ -7,6 +7,8 @@
 //! | function | computes | kept for backward |
 //! |---|---|---|
 //! | [`linear()`] | `x wᵀ + b` | operands |
+//! | [`add_linear`] | `base + factor x wᵀ` | `x`, `w` |
+//! | [`add_scaled`], [`multiply`], [`affine`] | sums and products of one shape | operands |
 //! | [`matmul()`] | batched product, batch dimensions broadcast | operands |
 //! | [`attention()`], [`attention_tokens`] | `softmax(q kᵀ scale) v` | operands |
 //! | [`layer_norm()`] | normalised over the last dimension, times weight, plus bias | operands |
@@ -14,10 +16,11 @@
 //! | [`rms_norm()`] | over the last dimension, times weight | operands |
 //! | [`gate_residual()`] | `x + gate y`, gate per sample | operands |
 //! | [`group_norm()`], [`group_norm_silu`] | normalised over groups of channels, the latter through SiLU | operands |
-//! | [`gelu_tanh`], [`gelu_erf`], [`silu()`] | activations | operand |
+//! | [`gelu_tanh`], [`gelu_erf`], [`silu()`], [`geglu()`] | activations, the last gated | operand |
 //! | [`softmax()`] | over one dimension | output |
 //! | [`conv2d()`] | convolution with stride, padding, dilation, groups | operands |
 //! | [`upsample_nearest2d`] | nearest neighbour, to any size | nothing |
+//! | [`pixel_shuffle`], [`pixel_unshuffle`] | pixels to channels and back | nothing |
 //! | [`optim`] | AdamW in one pass, gradient norm and clip | moments |
 //!
 //! Numerics of the fast path: `exp` is within 2 units in the last place, sums run in 16 fixed lanes, and work is cut by shape
@@ -26,14 +29,17 @@
 
 pub mod attention;
 pub mod autograd;
+pub mod binary;
 pub mod conv2d;
 pub mod gate_residual;
+pub mod geglu;
 pub mod gelu;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
 pub mod optim;
+pub mod pixel;
 pub mod profile;
 pub mod rms_norm;
 pub mod silu;
@@ -48,13 +54,16 @@ mod simd;
 mod testing;
 
 pub use attention::{attention, attention_tokens};
+pub use binary::{add_scaled, affine, multiply};
 pub use conv2d::{Conv2d, conv2d};
 pub use gate_residual::gate_residual;
+pub use geglu::geglu;
 pub use gelu::{gelu_erf, gelu_tanh};
 pub use group_norm::{group_norm, group_norm_silu};
 pub use layer_norm::{layer_norm, layer_norm_modulate};
-pub use linear::linear;
+pub use linear::{add_linear, linear};
 pub use matmul::matmul;
+pub use pixel::{pixel_shuffle, pixel_unshuffle};
 pub use rms_norm::rms_norm;
 pub use silu::silu;
 pub use softmax::softmax;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Tensor, Var};
 
 use crate::backbone::Overlay;
+use crate::ops::optim::follow;
 
 use super::Error;
 
@@ -156,7 +157,8 @@ impl Ema {
         let mut averages = BTreeMap::new();
         for parameter in parameters.iter() {
             let value = match saved.remove(&parameter.name) {
-                Some(saved) => saved,
+                // A copy: averages move in place.
+                Some(saved) => saved.copy()?,
                 None => parameter.var.as_detached_tensor().copy()?,
             };
             averages.insert(parameter.name.clone(), value);
@@ -172,8 +174,7 @@ impl Ema {
         let decay = self.decay_at(step);
         for parameter in parameters.iter() {
             if let Some(average) = self.averages.get_mut(&parameter.name) {
-                let value = parameter.var.as_detached_tensor();
-                *average = (average.affine(decay, 0.0)? + value.affine(1.0 - decay, 0.0)?)?;
+                follow(average, &parameter.var.as_detached_tensor(), decay)?;
             }
         }
         Ok(())
@@ -187,7 +188,7 @@ impl Ema {
         }
     }
 
-    /// The averages by parameter name.
+    /// The averages by parameter name; their memory changes with the next [`Ema::update`].
     pub fn values(&self) -> &BTreeMap<String, Tensor> {
         &self.averages
     }

@@ -55,6 +55,14 @@ impl Tensor {
         Tensor::invoke(self.ops(), ops::LINEAR, &inputs, &[], &[])
     }
 
+    /// `self [.., O]` plus `factor` times `x [.., I]` times the transpose of `weight [O, I]`: a low-rank update in one operation.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn add_linear(&self, x: &Tensor, weight: &Tensor, factor: f64) -> Result<Tensor> {
+        self.apply(ops::ADD_LINEAR, &[x, weight], &[], &[factor])
+    }
+
     /// Softmax over `dim`.
     ///
     /// # Errors
@@ -172,5 +180,61 @@ impl Tensor {
     /// When the shapes do not fit.
     pub fn attention(&self, key: &Tensor, value: &Tensor, scale: f64) -> Result<Tensor> {
         self.apply(ops::ATTENTION, &[key, value], &[], &[scale])
+    }
+
+    /// `[B, T, D]` normalised over the last dimension, times `1 + scale [B, D]`, plus `shift [B, D]` (adaptive layer norm).
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn layer_norm_modulate(&self, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
+        self.apply(ops::LAYER_NORM_MODULATE, &[shift, scale], &[], &[eps])
+    }
+
+    /// `self [B, T, D]` plus `gate [B, D]` times `y [B, T, D]`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn gate_residual(&self, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
+        self.apply(ops::GATE_RESIDUAL, &[gate, y], &[], &[])
+    }
+
+    /// [`group_norm`](Tensor::group_norm) through SiLU.
+    ///
+    /// # Errors
+    /// When the channels do not divide into the groups.
+    pub fn group_norm_silu(
+        &self,
+        groups: usize,
+        weight: Option<&Tensor>,
+        bias: Option<&Tensor>,
+        eps: f64,
+    ) -> Result<Tensor> {
+        let (inputs, [w, b]) = weighted(self, weight, bias);
+        let ints = [int(groups), w, b];
+        Tensor::invoke(self.ops(), ops::GROUP_NORM_SILU, &inputs, &ints, &[eps])
+    }
+
+    /// The first half of the last dimension times the exact GELU of the second: `[.., 2 D]` to `[.., D]`.
+    ///
+    /// # Errors
+    /// When the last dimension is odd.
+    pub fn geglu(&self) -> Result<Tensor> {
+        self.apply(ops::GEGLU, &[], &[], &[])
+    }
+
+    /// `[B, C r r, H, W]` to `[B, C, r H, r W]`.
+    ///
+    /// # Errors
+    /// When the channels are no multiple of `r r`.
+    pub fn pixel_shuffle(&self, r: usize) -> Result<Tensor> {
+        self.apply(ops::PIXEL_SHUFFLE, &[], &[int(r)], &[])
+    }
+
+    /// `[B, C, r H, r W]` to `[B, C r r, H, W]`.
+    ///
+    /// # Errors
+    /// When the sides are no multiples of `r`.
+    pub fn pixel_unshuffle(&self, r: usize) -> Result<Tensor> {
+        self.apply(ops::PIXEL_UNSHUFFLE, &[], &[int(r)], &[])
     }
 }

@@ -98,11 +98,7 @@ impl Block {
         let hidden = match self.activation {
             Activation::GeluTanh => ops::gelu_tanh(&hidden)?,
             Activation::GeluErf => ops::gelu_erf(&hidden)?,
-            Activation::Geglu => {
-                let half = hidden.dim(2)? / 2;
-                let gate = ops::gelu_erf(&hidden.narrow(2, half, half)?)?;
-                (hidden.narrow(2, 0, half)? * gate)?
-            }
+            Activation::Geglu => ops::geglu(&hidden)?,
         }; // [B, T, 4D]
         self.proj_out.forward(&hidden, pass) // [B, T, D]
     }

@@ -35,7 +35,7 @@ pub(super) fn unary(call: &Call<'_>) -> std::result::Result<Tensor, Error> {
         ops::ROUND => flat().round(),
         ops::SIGN => flat().sign(),
         ops::DETACH => Ok(flat()),
-        ops::AFFINE => x.affine(call.float(0)?, call.float(1)?),
+        ops::AFFINE => fast::affine(x, call.float(0)?, call.float(1)?),
         ops::POWF => powf(x, call.float(0)?),
         ops::CLAMP => clamp(x, call.float(0)?, call.float(1)?),
         _ => return Err(unknown(call)),
@@ -72,7 +72,11 @@ pub(super) fn binary(call: &Call<'_>) -> std::result::Result<Tensor, Error> {
     call.same_dtype(&[a, b])?;
     // Comparisons cut the graph: their result has no gradient, so nothing behind it need stay alive.
     let (flat_a, flat_b) = (|| a.detach(), || b.detach());
+    let alike = a.dtype().is_float() && a.dims() == b.dims();
     call.done(match call.op {
+        ops::ADD if alike => fast::add_scaled(a, b, 1.0),
+        ops::SUB if alike => fast::add_scaled(a, b, -1.0),
+        ops::MUL if alike => fast::multiply(a, b),
         ops::ADD => a.broadcast_add(b),
         ops::SUB => a.broadcast_sub(b),
         ops::MUL => a.broadcast_mul(b),

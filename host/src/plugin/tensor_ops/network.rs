@@ -30,8 +30,33 @@ pub(super) fn run(call: &Call<'_>) -> std::result::Result<Tensor, Error> {
             let mut next = 1;
             let w = call.optional(call.int(1)? != 0, &mut next)?;
             let b = call.optional(call.int(2)? != 0, &mut next)?;
-            group_norm(x, call.positive(0)?, w, b, call.float(0)?)
+            group_norm(fast::group_norm, x, call.positive(0)?, w, b, call.float(0)?)
         }
+        ops::GROUP_NORM_SILU => {
+            let mut next = 1;
+            let w = call.optional(call.int(1)? != 0, &mut next)?;
+            let b = call.optional(call.int(2)? != 0, &mut next)?;
+            group_norm(
+                fast::group_norm_silu,
+                x,
+                call.positive(0)?,
+                w,
+                b,
+                call.float(0)?,
+            )
+        }
+        ops::LAYER_NORM_MODULATE => {
+            call.rank(x, 3)?;
+            fast::layer_norm_modulate(x, call.input(1)?, call.input(2)?, call.float(0)?)
+        }
+        ops::GATE_RESIDUAL => {
+            call.rank(x, 3)?;
+            fast::gate_residual(x, call.input(1)?, call.input(2)?)
+        }
+        ops::GEGLU => fast::geglu(x),
+        ops::ADD_LINEAR => fast::add_linear(x, call.input(1)?, call.input(2)?, call.float(0)?),
+        ops::PIXEL_SHUFFLE => fast::pixel_shuffle(x, call.positive(0)?),
+        ops::PIXEL_UNSHUFFLE => fast::pixel_unshuffle(x, call.positive(0)?),
         ops::CONV2D => {
             call.rank(x, 4)?;
             let (w, b) = (call.input(1)?, call.inputs.get(2).copied());
@@ -77,8 +102,12 @@ fn log_softmax(x: &Tensor, dim: usize) -> Result<Tensor> {
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(dim)?.log()?)
 }
 
+/// A group norm of the host: `(x, groups, weight, bias, eps)`.
+type GroupNorm = fn(&Tensor, usize, &Tensor, &Tensor, f64) -> Result<Tensor>;
+
 /// With a factor of one and an offset of zero where the plugin gives none.
 fn group_norm(
+    norm: GroupNorm,
     x: &Tensor,
     groups: usize,
     w: Option<&Tensor>,
@@ -94,7 +123,7 @@ fn group_norm(
         Some(b) => b.clone(),
         None => Tensor::zeros(channels, x.dtype(), x.device())?,
     };
-    fast::group_norm(x, groups, &w, &b, eps)
+    norm(x, groups, &w, &b, eps)
 }
 
 fn pick(x: &Tensor, dim: usize, rows: Vec<u32>) -> Result<Tensor> {
