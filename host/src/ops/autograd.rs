@@ -166,16 +166,26 @@ impl Recording {
                 loss.dims()
             );
         }
-        self.backward_from(loss, loss.ones_like()?)
+        self.backward_from(loss, &loss.ones_like()?)
     }
 
-    /// The gradients of `Σ grad output`.
-    fn backward_from(self, output: &Tensor, grad: Tensor) -> Result<Gradients> {
+    /// The gradients of `Σ grad output`; `grad` has the shape of `output`.
+    ///
+    /// # Errors
+    /// If the shapes differ, or an operation fails.
+    pub fn backward_from(self, output: &Tensor, grad: &Tensor) -> Result<Gradients> {
+        if grad.dims() != output.dims() {
+            candle_core::bail!(
+                "a gradient of shape {:?} does not fit an output of shape {:?}",
+                grad.dims(),
+                output.dims()
+            );
+        }
         let Some(Frame::Tape(mut nodes)) = close(self.depth) else {
             candle_core::bail!("this recording has ended already");
         };
         let mut gradients = Gradients::default();
-        gradients.hand_on(output, Gradient::Shared(grad))?;
+        gradients.hand_on(output, Gradient::Shared(grad.clone()))?;
         while let Some(node) = nodes.pop() {
             let Some(grad) = gradients.0.remove(&node.output().id()) else {
                 continue;
@@ -189,7 +199,7 @@ impl Recording {
                 Node::Checkpoint { compute, .. } => {
                     let again = Self::start();
                     let output = compute()?;
-                    for (id, grad) in again.backward_from(&output, grad.into_tensor())?.0 {
+                    for (id, grad) in again.backward_from(&output, &grad.into_tensor())?.0 {
                         gradients.add(id, grad)?;
                     }
                 }
