@@ -5,24 +5,24 @@ use host::ops::{self, Conv2d};
 use host::random::Stream;
 
 /// An operation at one size.
-pub struct Case {
+pub(crate) struct Case {
     /// The operation, whether its weight is frozen, and the size; `tests/bench/ops.py` knows the same names.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Shapes of the operands, and whether each is tracked.
-    pub operands: &'static [(&'static [usize], bool)],
-    pub ours: fn(&[Tensor]) -> Result<Tensor>,
-    pub stock: fn(&[Tensor]) -> Result<Tensor>,
+    pub(crate) operands: &'static [(&'static [usize], bool)],
+    pub(crate) ours: fn(&[Tensor]) -> Result<Tensor>,
+    pub(crate) stock: fn(&[Tensor]) -> Result<Tensor>,
 }
 
 /// Thousands of parameters of an AdamW case.
-pub fn adamw_size(case: &Case) -> Option<usize> {
+pub(crate) fn adamw_size(case: &Case) -> Option<usize> {
     case.name
         .starts_with("adamw")
         .then(|| case.operands[0].0[0])
 }
 
 /// Standard normal operands; the tracked ones are variables.
-pub fn operands(case: &Case) -> Result<Vec<Tensor>> {
+pub(crate) fn operands(case: &Case) -> Result<Vec<Tensor>> {
     let mut stream = Stream::new(1, "bench");
     let operand = |&(shape, tracked): &(&[usize], bool)| {
         let values = stream.normal(shape, &Device::Cpu)?;
@@ -151,7 +151,7 @@ macro_rules! cases {
     };
 }
 
-pub const CASES: &[Case] = cases! {
+pub(crate) const CASES: &[Case] = cases! {
     "linear 2048x384->1536" linear, stock_linear, [[2048, 384] => true, [1536, 384] => true, [1536] => true];
     "linear 2048x384->1536 frozen" linear, stock_linear, [[2048, 384] => true, [1536, 384] => false, [1536] => false];
     "linear 2048x1536->384" linear, stock_linear, [[2048, 1536] => true, [384, 1536] => true, [384] => true];
