@@ -1,6 +1,7 @@
 //! The machine a run ran on: what a reader needs to judge its speed, and to run it again.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,43 @@ impl Environment {
             device: device.into(),
         }
     }
+}
+
+/// What the kernel tells of this process; each none where the system does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Time since it was started.
+    pub age: Option<Duration>,
+    /// The most memory it ever held, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+    /// Its threads, working or not.
+    pub threads: Option<u64>,
+}
+
+impl Process {
+    /// Looks at this process, now.
+    pub fn now() -> Self {
+        const STATUS: &str = "/proc/self/status";
+        Self {
+            age: age(),
+            peak_memory_bytes: field_of(STATUS, "VmHWM").and_then(|text| kib(&text)),
+            threads: field_of(STATUS, "Threads").and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
+/// The system's time up less its time up when this process was started; to 10 ms, which is how the kernel counts.
+fn age() -> Option<Duration> {
+    /// Linux counts in hundredths of a second for all who read `/proc`.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    /// The place of the start time behind the program's name, which may itself hold spaces and brackets.
+    const START: usize = 19;
+    let up = std::fs::read_to_string("/proc/uptime").ok()?;
+    let up: f64 = up.split_whitespace().next()?.parse().ok()?;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let start: f64 = fields.split_whitespace().nth(START)?.parse().ok()?;
+    Duration::try_from_secs_f64(up - start / TICKS_PER_SECOND).ok()
 }
 
 /// The machine's name for file names: letters, digits, dots and dashes only.
@@ -145,6 +183,24 @@ mod tests {
             Some(16384 * 1024)
         );
         assert_eq!(field_of(&file, "absent"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_knows_its_age_memory_and_threads() {
+        let before = Process::now();
+        let held = vec![1u8; 64 << 20];
+        let (stop, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || wait.recv());
+        std::thread::sleep(Duration::from_millis(60));
+        let after = Process::now();
+        drop(stop);
+        thread.join().unwrap().unwrap_err();
+        assert!(held.iter().all(|&byte| byte == 1));
+        let passed = after.age.unwrap() - before.age.unwrap();
+        assert!(passed >= Duration::from_millis(30) && passed < Duration::from_secs(60));
+        assert!(after.peak_memory_bytes.unwrap() >= held.len() as u64);
+        assert!(after.threads.unwrap() >= 2);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::plugin::load::Loaded;
 use crate::pretrained::Pretrained;
 use crate::random::Streams;
 use crate::report::Progress;
-use crate::train::{Facts, Session};
+use crate::train::{Facts, Feed, Session};
 
 const BATCH: usize = 4;
 const SIZE: usize = 8;
@@ -67,7 +67,8 @@ fn trainer(settings: TrainSection, trainable: &str, weight: Option<f64>) -> Trai
     };
     let dataset = Arc::from(data::open("scenes:studio", &options).unwrap());
     let trainable = [trainable.to_owned()];
-    Trainer::new(session, stack, settings, Some(&trainable), dataset, 1, None).unwrap()
+    let feed = Feed::data(dataset, &settings, 1, None).unwrap();
+    Trainer::new(session, stack, settings, Some(&trainable), feed, None).unwrap()
 }
 
 /// The probe, at `loss_weight` alone.
@@ -81,13 +82,15 @@ fn weigher(weight: f64, scene: &Scene<'_>) -> Stack {
 }
 
 fn forward(trainer: &mut Trainer) -> Forward {
-    let batch = trainer.loader.next_batch().unwrap();
-    forward_on(trainer, batch)
+    let start = trainer.feed.next().unwrap();
+    forward_on(trainer, start.batch)
 }
 
 fn forward_on(trainer: &mut Trainer, batch: Batch) -> Forward {
     let session = trainer.session.clone();
-    trainer.forward(session.stack().unwrap(), batch).unwrap()
+    trainer
+        .forward(session.stack().unwrap(), batch.into())
+        .unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -201,7 +204,7 @@ fn two_half_batches_make_the_step_of_a_whole_one() {
 #[test]
 fn a_loss_mask_in_the_batch_decides_what_counts() {
     let mut trainer = trainer(settings(), "bias", None);
-    let mut batch = trainer.loader.next_batch().unwrap();
+    let mut batch = trainer.feed.next().unwrap().batch;
     let half = (BATCH, 1, SIZE, SIZE / 2);
     let kept = Tensor::ones(half, DType::F32, &Device::Cpu).unwrap();
     let mask = Tensor::cat(&[&kept, &kept.zeros_like().unwrap()], 3).unwrap(); // [B, 1, H, W]
