@@ -179,5 +179,14 @@ fn describe(measured: &Measured) -> String {
             format!("{share:.1}%"),
         ]
     }));
-    format!("{}\n{}", table(&rows), table(&lines))
+    let mut ops = vec![["operation", "calls", "forward ms", "backward ms"].map(str::to_owned)];
+    ops.extend(measured.ops.iter().map(|op| {
+        [
+            op.name.to_owned(),
+            format!("{:.0}", op.calls),
+            format!("{:.2}", op.forward_ms),
+            format!("{:.2}", op.backward_ms),
+        ]
+    }));
+    format!("{}\n{}\n{}", table(&rows), table(&lines), table(&ops))
 }

@@ -4,7 +4,7 @@ mod inputs;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use plugin_api::Phase;
@@ -14,6 +14,7 @@ use super::run::selections;
 use super::{Error, Facts, Feed, Parameters, Session, Trainer};
 use crate::cancel::Cancel;
 use crate::config::{RunFile, Trainable};
+use crate::ops::profile;
 use crate::plugin::resolve as plugins;
 use crate::plugin::stack::Stack;
 use crate::pretrained::{self, EMBEDDED};
@@ -68,6 +69,8 @@ pub struct Measured {
     pub parts_ms: BTreeMap<String, f64>,
     /// The same, by plugin.
     pub plugins_ms: BTreeMap<String, f64>,
+    /// The host's operations in an average step after the first, longest first. What candle computes itself is not among them.
+    pub ops: Vec<OpFamily>,
     /// Threads of the process, waiting ones included.
     pub process_threads: Option<u64>,
     /// The host's version.
@@ -83,6 +86,19 @@ pub struct Build {
     pub plugins_s: f64,
     /// Preparing them, and making what trains and its optimizer.
     pub trainer_s: f64,
+}
+
+/// One kind of operation in an average step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OpFamily {
+    /// The operation, such as `linear`.
+    pub name: &'static str,
+    /// How often it runs forward.
+    pub calls: f64,
+    /// Milliseconds forward.
+    pub forward_ms: f64,
+    /// Milliseconds backward.
+    pub backward_ms: f64,
 }
 
 /// Takes one step, then as many as the configuration says, and tells how long they took.
@@ -148,6 +164,7 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
     let mut losses = vec![first.loss];
     let mut times = Vec::new();
     let mut parts_ms: BTreeMap<String, f64> = BTreeMap::new();
+    profile::enable();
     for _ in 0..later {
         let step = trainer.measured_step()?;
         losses.push(step.loss);
@@ -182,6 +199,7 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
         },
         plugins_ms: by_plugin(&parts_ms, &job.plan),
         parts_ms,
+        ops: families(later),
         process_threads: process.threads,
         version: env!("CARGO_PKG_VERSION"),
     })
@@ -203,6 +221,21 @@ impl Watch {
     fn lap(&mut self) -> f64 {
         std::mem::take(&mut self.0)
     }
+}
+
+/// The times of the operations since they are counted, by step.
+fn families(steps: u64) -> Vec<OpFamily> {
+    let each = |total: f64| total / steps as f64;
+    let ms = |time: Duration| each(time.as_secs_f64() * 1e3);
+    let times = profile::take().into_iter();
+    times
+        .map(|op| OpFamily {
+            name: op.name,
+            calls: each(op.calls as f64),
+            forward_ms: ms(op.forward),
+            backward_ms: ms(op.backward),
+        })
+        .collect()
 }
 
 fn names(plan: &plugins::Resolved) -> Vec<String> {
