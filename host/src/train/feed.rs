@@ -54,13 +54,7 @@ impl Feed {
         resumed: Option<&Checkpoint>,
     ) -> Result<Self, Error> {
         let place = resumed.map_or_else(LoaderState::default, |checkpoint| checkpoint.state.loader);
-        let loader = Loader::new(
-            dataset,
-            place,
-            settings.seed,
-            settings.batch_size,
-            workers,
-        )?;
+        let loader = Loader::new(dataset, place, settings.seed, settings.batch_size, workers)?;
         Ok(Self::Data(Box::new(loader)))
     }
 

@@ -24,7 +24,8 @@ use super::fit::{Ending, Records};
 use super::folder::{self, Existing, RUN_FILE};
 use super::story::Story;
 use super::{
-    Drawing, Error, Facts, Feed, Parameters, Session, Trainer, Weights, draw_images, export, selection,
+    Drawing, Error, Facts, Feed, Parameters, Session, Trainer, Weights, draw_images, export,
+    selection,
 };
 
 /// What to run. Everything in it has been checked without loading a weight or executing a plugin.

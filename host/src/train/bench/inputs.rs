@@ -157,7 +157,9 @@ fn one(tensors: &HashMap<String, Tensor>, step: usize, frame: Frame<'_>) -> Resu
     let numbers = |name: &str, bound: usize| {
         let wide = get(name, DType::I64)?;
         let values = wide.to_vec1::<i64>().map_err(|error| error.to_string())?;
-        let fits = values.iter().all(|&value| (0..bound as i64).contains(&value));
+        let fits = values
+            .iter()
+            .all(|&value| (0..bound as i64).contains(&value));
         if values.len() != count || !fits {
             return Err(format!(
                 "`step{step}.{name}` must be {count} whole numbers below {bound}, one a sample"
@@ -169,7 +171,9 @@ fn one(tensors: &HashMap<String, Tensor>, step: usize, frame: Frame<'_>) -> Resu
     let null = frame.backbone.num_classes;
     let labels = match tensors.contains_key(&format!("step{step}.class_labels")) {
         true => numbers("class_labels", null + 1)?,
-        false => Tensor::full(null as u32, count, &Device::Cpu).map_err(|error| error.to_string())?,
+        false => {
+            Tensor::full(null as u32, count, &Device::Cpu).map_err(|error| error.to_string())?
+        }
     }; // [B]
     Ok(start(latents, noise, timesteps, labels))
 }

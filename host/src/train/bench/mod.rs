@@ -20,8 +20,8 @@ use crate::plugin::stack::Stack;
 use crate::pretrained::{self, EMBEDDED};
 use crate::random::Streams;
 use crate::report::{Process, Progress};
-pub use inputs::Inputs;
 use inputs::Frame;
+pub use inputs::Inputs;
 
 /// What to measure. Everything in it has been checked without loading a weight or executing a plugin.
 #[derive(Clone, Debug)]
@@ -271,9 +271,10 @@ fn mode(trainable: &Trainable, plan: &plugins::Resolved) -> String {
 fn by_plugin(parts: &BTreeMap<String, f64>, plan: &plugins::Resolved) -> BTreeMap<String, f64> {
     let members = plan.composition.plugins.iter();
     let time = |name: &str| -> f64 {
-        let own = parts
-            .iter()
-            .filter(|(part, _)| part.split_once('.').is_some_and(|(plugin, _)| plugin == name));
+        let own = parts.iter().filter(|(part, _)| {
+            part.split_once('.')
+                .is_some_and(|(plugin, _)| plugin == name)
+        });
         own.map(|(_, time)| time).sum()
     };
     members
