@@ -72,8 +72,8 @@ impl Parameters {
             Some(saved) => saved,
             None => value.clone(),
         };
-        // `copy` keeps the frozen original's storage out of the optimizer's reach.
-        let var = Var::from_tensor(&value.to_dtype(DType::F32)?.copy()?)?;
+        // A variable would be taken as it is; anything else is copied, which keeps the frozen original's storage out of the optimizer's reach.
+        let var = Var::from_tensor(&value.to_dtype(DType::F32)?.detach())?;
         self.list.push(Parameter {
             name,
             owner,

@@ -252,6 +252,33 @@ fn a_noise_offset_shifts_each_channel_of_each_sample_by_a_constant() {
 }
 
 #[test]
+fn fixed_inputs_take_the_place_of_the_default_draws_in_turn() {
+    let settings = TrainSection {
+        noise_offset: 0.5,
+        ..settings()
+    };
+    let mut trainer = trainer(settings, "bias", None);
+    let batch = trainer.feed.next().unwrap().batch;
+    let starts = [100u32, 900].map(|timestep| Start {
+        batch: batch.clone(),
+        timesteps: Some(Tensor::full(timestep, BATCH, &Device::Cpu).unwrap()),
+        noise: Some(Tensor::full(timestep as f32, (BATCH, 3, SIZE, SIZE), &Device::Cpu).unwrap()),
+    });
+    trainer.feed = Feed::fixed(starts.to_vec());
+    for expected in [100u32, 900, 100] {
+        let start = trainer.feed.next().unwrap();
+        let session = trainer.session.clone();
+        let forward = trainer.forward(session.stack().unwrap(), start).unwrap();
+        let timesteps = forward.timesteps.to_vec1::<u32>().unwrap();
+        assert_eq!(timesteps, [expected; BATCH]);
+        assert_eq!(
+            values(&forward.noise),
+            [expected as f32; BATCH * 3 * SIZE * SIZE]
+        );
+    }
+}
+
+#[test]
 fn the_run_files_weighting_multiplies_what_plugins_weigh() {
     let min_snr = Weighting::MinSnr { gamma: 5.0 };
     let p2 = Weighting::P2 { k: 1.0, gamma: 0.5 };
