@@ -149,6 +149,14 @@ fn describe(measured: &Measured) -> String {
             ),
         ),
         (
+            "processor time",
+            told(
+                measured
+                    .step_cpu_ms
+                    .map(|time| format!("{time:.0} ms a step, all threads together")),
+            ),
+        ),
+        (
             "peak memory",
             told(measured.peak_rss_mb.map(|peak| format!("{peak} MiB"))),
         ),

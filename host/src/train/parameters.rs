@@ -312,6 +312,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_parameter_starts_from_never_moves_with_it() {
+        let frozen = tensor([1.0, 2.0]);
+        let variable = Var::from_tensor(&frozen).unwrap();
+        for original in [&frozen, variable.as_tensor()] {
+            let mut parameters = Parameters::default();
+            let var = parameters
+                .add(NAME.to_owned(), Owner::Backbone, true, original)
+                .unwrap();
+            var.set(&tensor([7.0, 8.0])).unwrap();
+            assert_eq!(original.to_vec1::<f32>().unwrap(), [1.0, 2.0]);
+        }
+    }
+
+    #[test]
     fn a_parameter_starts_at_its_saved_value_once() {
         let saved = BTreeMap::from([(NAME.to_owned(), tensor([7.0, 8.0]))]);
         let mut parameters = Parameters::new(saved);

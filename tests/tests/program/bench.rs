@@ -99,6 +99,7 @@ fn the_parts_add_up_to_the_step_and_every_number_is_there() {
         "first_step_s",
         "step_ms_median",
         "step_ms_min",
+        "step_cpu_ms",
         "peak_rss_mb",
     ] {
         let value = measured[name]

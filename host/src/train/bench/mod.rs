@@ -59,6 +59,8 @@ pub struct Measured {
     pub step_ms_median: f64,
     /// Milliseconds of the shortest of them.
     pub step_ms_min: f64,
+    /// Milliseconds of processor time of an average later step, all threads together: on a shared machine it says more than the clock does.
+    pub step_cpu_ms: Option<f64>,
     /// The most memory that the process ever held, in MiB.
     pub peak_rss_mb: Option<u64>,
     /// The loss of every step, the first included.
@@ -165,6 +167,7 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
     let mut times = Vec::new();
     let mut parts_ms: BTreeMap<String, f64> = BTreeMap::new();
     profile::enable();
+    let before = Process::now();
     for _ in 0..later {
         let step = trainer.measured_step()?;
         losses.push(step.loss);
@@ -190,6 +193,7 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
         first_step_s: first.step_ms / 1e3,
         step_ms_median: times[times.len() / 2],
         step_ms_min: times[0],
+        step_cpu_ms: worked(before, process, later),
         peak_rss_mb: process.peak_memory_bytes.map(|bytes| bytes >> 20),
         losses,
         build: Build {
@@ -221,6 +225,12 @@ impl Watch {
     fn lap(&mut self) -> f64 {
         std::mem::take(&mut self.0)
     }
+}
+
+/// Milliseconds of processor time a step between two looks.
+fn worked(before: Process, after: Process, steps: u64) -> Option<f64> {
+    let time = after.processor_time?.checked_sub(before.processor_time?)?;
+    Some(time.as_secs_f64() * 1e3 / steps as f64)
 }
 
 /// The times of the operations since they are counted, by step.
