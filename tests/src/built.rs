@@ -24,6 +24,8 @@ pub(crate) fn host() -> &'static Path {
             "-p",
             "diff_tuning",
             "-p",
+            "lora",
+            "-p",
             "probe",
         ]);
         cargo.args(place.profile_arguments());

@@ -10,26 +10,42 @@ use crate::train::folder::RUN_FILE;
 
 /// Which plugins, and where they come from: the same for all that use plugins.
 #[derive(Debug, Clone, Default, Args)]
-pub(super) struct PluginArguments {
+pub(super) struct PluginChoice {
     /// A plugin to use: a name, the path of its file, or either followed by ` as OTHER`; may be repeated
     #[arg(long = "plugin", value_name = "NAME|PATH", value_parser = plugin_argument)]
     plugins: Vec<PluginArgument>,
     /// Look for plugins in this folder first; may be repeated
     #[arg(long = "plugin-dir", value_name = "DIR")]
     plugin_dirs: Vec<PathBuf>,
+}
+
+impl PluginChoice {
+    /// What was said about the plugins.
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides {
+            plugins: self.plugins.clone(),
+            plugin_dirs: self.plugin_dirs.clone(),
+            ..Overrides::default()
+        }
+    }
+}
+
+/// Plugins, and the run file that may name more of them.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct PluginArguments {
+    #[command(flatten)]
+    choice: PluginChoice,
     /// The run file; flags and --set win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 impl PluginArguments {
-    /// What was said about the plugins.
+    /// What was said about the plugins, and where the rest is.
     pub(super) fn overrides(&self) -> Overrides {
         Overrides {
             config: self.config.clone(),
-            plugins: self.plugins.clone(),
-            plugin_dirs: self.plugin_dirs.clone(),
-            ..Overrides::default()
+            ..self.choice.overrides()
         }
     }
 }
@@ -132,7 +148,7 @@ impl RunArguments {
 pub(super) struct Flags(pub(super) Vec<Assignment>);
 
 impl Flags {
-    fn push(
+    pub(super) fn push(
         &mut self,
         section: &'static str,
         key: &'static str,

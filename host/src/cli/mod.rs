@@ -4,6 +4,7 @@
 //! samples or reads weights itself.
 
 mod arguments;
+mod bench;
 mod data;
 mod doctor;
 mod failure;
@@ -82,6 +83,7 @@ enum Command {
     Plan(plan::Arguments),
     Sample(sample::Arguments),
     Pretrain(pretrain::Arguments),
+    Bench(bench::Arguments),
     #[command(subcommand)]
     Plugin(plugin::Command),
     #[command(subcommand)]
@@ -121,6 +123,7 @@ fn dispatch(command: Command, progress: &crate::report::Progress) -> Result<List
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Sample(arguments) => sample::run(&arguments, progress),
         Command::Pretrain(arguments) => pretrain::run(&arguments, progress),
+        Command::Bench(arguments) => bench::run(&arguments, progress),
         Command::Plugin(command) => plugin::run(&command),
         Command::Model(command) => model::run(&command),
         Command::Data(command) => data::run(&command, progress),

@@ -1,6 +1,7 @@
 //! The machine a run ran on: what a reader needs to judge its speed, and to run it again.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,59 @@ impl Environment {
             device: device.into(),
         }
     }
+}
+
+/// What the kernel tells of this process; each none where the system does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Time since it was started, to 10 ms.
+    pub age: Option<Duration>,
+    /// Time in which its threads worked, added up, to 10 ms.
+    pub processor_time: Option<Duration>,
+    /// The most memory it ever held, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+    /// Its threads, working or not.
+    pub threads: Option<u64>,
+}
+
+impl Process {
+    /// Looks at this process, now.
+    pub fn now() -> Self {
+        const STATUS: &str = "/proc/self/status";
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        Self {
+            age: started(&stat).and_then(|started| uptime()?.checked_sub(started)),
+            processor_time: processor_time(&stat),
+            peak_memory_bytes: field_of(STATUS, "VmHWM").and_then(|text| kib(&text)),
+            threads: field_of(STATUS, "Threads").and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
+/// The system's time up.
+fn uptime() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    let seconds = text.split_whitespace().next()?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// The system's time up when the process of this `stat` line was started.
+fn started(stat: &str) -> Option<Duration> {
+    stat_time(stat, 19)
+}
+
+/// Its time in user code and in the kernel.
+fn processor_time(stat: &str) -> Option<Duration> {
+    Some(stat_time(stat, 11)? + stat_time(stat, 12)?)
+}
+
+/// A field that holds a time, counted behind the program's name, which may itself hold spaces and brackets.
+fn stat_time(stat: &str, field: usize) -> Option<Duration> {
+    /// Linux counts in hundredths of a second for all who read `/proc`.
+    const TICK: Duration = Duration::from_millis(10);
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks: u32 = fields.split_whitespace().nth(field)?.parse().ok()?;
+    Some(TICK * ticks)
 }
 
 /// The machine's name for file names: letters, digits, dots and dashes only.
@@ -145,6 +199,33 @@ mod tests {
             Some(16384 * 1024)
         );
         assert_eq!(field_of(&file, "absent"), None);
+    }
+
+    #[test]
+    fn times_stand_at_their_places_behind_any_name() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4 5 0 0 0 250 50 0 0 20 0 1 0 1234 99 1";
+        assert_eq!(processor_time(stat), Some(Duration::from_secs(3)));
+        assert_eq!(started(stat), Some(Duration::from_millis(12340)));
+        assert_eq!(started(""), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_knows_its_age_memory_and_threads() {
+        let before = Process::now();
+        let held = vec![1u8; 64 << 20];
+        let (stop, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || wait.recv());
+        std::thread::sleep(Duration::from_millis(60));
+        let after = Process::now();
+        drop(stop);
+        thread.join().unwrap().unwrap_err();
+        assert!(held.iter().all(|&byte| byte == 1));
+        let passed = after.age.unwrap() - before.age.unwrap();
+        assert!(passed >= Duration::from_millis(30) && passed < Duration::from_secs(60));
+        assert!(after.processor_time.unwrap() >= before.processor_time.unwrap());
+        assert!(after.peak_memory_bytes.unwrap() >= held.len() as u64);
+        assert!(after.threads.unwrap() >= 2);
     }
 
     #[test]

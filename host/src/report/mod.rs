@@ -11,7 +11,7 @@ pub mod progress;
 pub mod summary;
 pub mod tensorboard;
 
-pub use environment::Environment;
+pub use environment::{Environment, Process};
 pub use error::Error;
 pub use metrics::{MetricsLog, StepMetrics};
 pub use profile::{Phase, Profile, Profiler, Stopwatch};

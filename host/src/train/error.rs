@@ -131,6 +131,14 @@ pub enum Error {
         /// What to do.
         way_out: &'static str,
     },
+    /// Inputs of a benchmark that cannot be used.
+    #[error("cannot take inputs from `{}`: {reason}", path.display())]
+    Inputs {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A plugin failed.
     #[error(transparent)]
     Plugin(#[from] crate::plugin::failure::PluginError),

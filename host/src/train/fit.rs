@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::cancel::Cancel;
-use crate::report::{EventWriter, MetricsLog, Progress};
+use crate::report::{EventWriter, MetricsLog, Progress, StepMetrics};
 
 use super::{Error, Trainer, checkpoint};
 
@@ -65,15 +65,9 @@ impl Trainer {
         between: &mut dyn FnMut(&mut Self, &mut Records) -> Result<(), Error>,
     ) -> Result<Ending, Error> {
         let steps = self.settings.steps;
-        let samples = (self.settings.batch_size * self.settings.accumulation) as f64;
         let mut task = progress.train(self.done, steps);
         while self.done < steps {
-            let start = Instant::now();
-            let session = self.session.clone();
-            let whole = session.profiler.step();
-            let result = session.stack().and_then(|stack| self.step(stack));
-            drop(whole);
-            let mut metrics = match result {
+            let metrics = match self.measured_step() {
                 Ok(metrics) => metrics,
                 Err(error) => {
                     let place = self.checkpoint(run)?;
@@ -85,14 +79,6 @@ impl Trainer {
                     return Err(error);
                 }
             };
-            metrics.step_ms = start.elapsed().as_secs_f64() * 1e3;
-            metrics.samples_per_s = samples / start.elapsed().as_secs_f64();
-            let times = self.session.profiler.finish_step();
-            metrics.named.extend(
-                times
-                    .into_iter()
-                    .map(|(name, time)| (format!("time/{name}"), time)),
-            );
             records.metrics.append(&metrics)?;
             if let Some(events) = &mut records.events {
                 events.step(&metrics)?;
@@ -117,5 +103,29 @@ impl Trainer {
         }
         task.finish();
         Ok(Ending::Finished)
+    }
+
+    /// One step, with how long it and each part of it took.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub(super) fn measured_step(&mut self) -> Result<StepMetrics, Error> {
+        let start = Instant::now();
+        let session = self.session.clone();
+        let whole = session.profiler.step();
+        let result = session.stack().and_then(|stack| self.step(stack));
+        drop(whole);
+        let mut metrics = result?;
+        let seconds = start.elapsed().as_secs_f64();
+        let samples = (self.settings.batch_size * self.settings.accumulation) as f64;
+        metrics.step_ms = seconds * 1e3;
+        metrics.samples_per_s = samples / seconds;
+        let times = session.profiler.finish_step();
+        metrics.named.extend(
+            times
+                .into_iter()
+                .map(|(name, time)| (format!("time/{name}"), time)),
+        );
+        Ok(metrics)
     }
 }

@@ -1,9 +1,11 @@
 //! The training step and the loop around it.
 
+pub mod bench;
 pub mod cache;
 pub mod checkpoint;
 mod error;
 mod export;
+mod feed;
 mod fit;
 pub mod folder;
 pub mod from_run;
@@ -23,6 +25,7 @@ mod story;
 mod trainer;
 
 pub use error::Error;
+pub use feed::{Feed, Start};
 pub use fit::{Ending, Records};
 pub use parameters::{Ema, Owner, Parameter, Parameters, Swapped};
 pub use sampling::{Drawing, Weights, draw, draw_images};

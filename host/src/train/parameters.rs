@@ -73,8 +73,8 @@ impl Parameters {
             Some(saved) => saved,
             None => value.clone(),
         };
-        // `copy` keeps the frozen original's storage out of the optimizer's reach.
-        let var = Var::from_tensor(&value.to_dtype(DType::F32)?.copy()?)?;
+        // A variable would be taken as it is; anything else is copied, which keeps the frozen original's storage out of the optimizer's reach.
+        let var = Var::from_tensor(&value.to_dtype(DType::F32)?.detach())?;
         self.list.push(Parameter {
             name,
             owner,
@@ -310,6 +310,20 @@ mod tests {
         assert_eq!(held.to_vec1::<f32>().unwrap(), [5.0, 6.0]);
         swapped.restore().unwrap();
         assert_eq!(bits(&held), trained.map(f32::to_bits));
+    }
+
+    #[test]
+    fn what_a_parameter_starts_from_never_moves_with_it() {
+        let frozen = tensor([1.0, 2.0]);
+        let variable = Var::from_tensor(&frozen).unwrap();
+        for original in [&frozen, variable.as_tensor()] {
+            let mut parameters = Parameters::default();
+            let var = parameters
+                .add(NAME.to_owned(), Owner::Backbone, true, original)
+                .unwrap();
+            var.set(&tensor([7.0, 8.0])).unwrap();
+            assert_eq!(original.to_vec1::<f32>().unwrap(), [1.0, 2.0]);
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::report::Progress;
 
 use super::checkpoint::{self, Checkpoint};
 use super::fit::{Ending, Records};
-use super::{Error, Facts, Parameters, Session, Trainer};
+use super::{Error, Facts, Feed, Parameters, Session, Trainer};
 
 /// What a recipe file holds: the network, its diffusion process, and the sections of a run file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -107,13 +107,13 @@ pub fn pretrain(
     let session = Rc::new(session);
     let everything = ["all".to_owned()];
     let workers = recipe.data.workers.max(1);
+    let feed = Feed::data(dataset, &recipe.train, workers, resumed.as_ref())?;
     let mut trainer = Trainer::new(
         session.clone(),
         Stack::empty()?,
         recipe.train.clone(),
         Some(&everything),
-        dataset,
-        workers,
+        feed,
         resumed.as_ref(),
     )?;
     let mut records = Records::open(run, trainer.done(), recipe.train.tensorboard)?;

@@ -24,7 +24,8 @@ use super::fit::{Ending, Records};
 use super::folder::{self, Existing, RUN_FILE};
 use super::story::Story;
 use super::{
-    Drawing, Error, Facts, Parameters, Session, Trainer, Weights, draw_images, export, selection,
+    Drawing, Error, Facts, Feed, Parameters, Session, Trainer, Weights, draw_images, export,
+    selection,
 };
 
 /// What to run. Everything in it has been checked without loading a weight or executing a plugin.
@@ -119,13 +120,18 @@ fn train(
         .as_ref()
         .map_or(0, |checkpoint| checkpoint.state.step);
     let stack = Stack::load(&job.plan, &session.scene(done, Phase::BUILD))?;
+    let feed = Feed::data(
+        dataset.clone(),
+        &config.train,
+        workers(config),
+        resumed.as_ref(),
+    )?;
     let mut trainer = Trainer::new(
         session.clone(),
         stack,
         config.train.clone(),
         selections(&config.train.trainable).as_deref(),
-        dataset.clone(),
-        workers(config),
+        feed,
         resumed.as_ref(),
     )?;
     story.wall("prepare", start.elapsed());

@@ -15,7 +15,7 @@ use crate::report::{Phase as Time, StepMetrics};
 
 use super::objective::masked_mse;
 use super::replay::TrainingReplay;
-use super::{Error, Parameters, Trainer};
+use super::{Error, Parameters, Start, Trainer};
 
 /// One forward pass, from a batch to its loss.
 struct Forward {
@@ -49,12 +49,12 @@ impl Trainer {
         let mut loss = 0.0;
         let mut last = None;
         for _ in 0..accumulation {
-            let batch = {
+            let start = {
                 let _time = session.profiler.phase(Time::Data);
-                self.loader.next_batch()?
+                self.feed.next()?
             };
             let recording = Recording::start();
-            let forward = self.forward(stack, batch)?;
+            let forward = self.forward(stack, start)?;
             let value = f64::from(forward.total.to_dtype(DType::F32)?.to_scalar::<f32>()?);
             self.refuse_non_finite("loss", value)?;
             loss += value / accumulation as f64;
@@ -113,7 +113,12 @@ impl Trainer {
     }
 
     /// From a batch of images to the loss.
-    fn forward(&mut self, stack: &Stack, batch: Batch) -> Result<Forward, Error> {
+    fn forward(&mut self, stack: &Stack, start: Start) -> Result<Forward, Error> {
+        let Start {
+            batch,
+            timesteps: given_timesteps,
+            noise: given_noise,
+        } = start;
         let session = self.session.clone();
         let process = &session.process;
         let scene = session.scene(self.done, Phase::TRAIN);
@@ -134,11 +139,17 @@ impl Trainer {
         let timesteps =
             match stack.timesteps(&scene, &batch, &latents, process.num_train_timesteps())? {
                 Some(timesteps) => timesteps,
-                None => self.uniform_timesteps(&latents)?,
+                None => match given_timesteps {
+                    Some(given) => given,
+                    None => self.uniform_timesteps(&latents)?,
+                },
             }; // [B]
         let noise = match stack.noise(&scene, &batch, &latents, &timesteps)? {
             Some(noise) => noise,
-            None => self.standard_noise(&latents)?,
+            None => match given_noise {
+                Some(given) => given,
+                None => self.standard_noise(&latents)?,
+            },
         }; // [B, C, H, W]
         let noise_mask = stack.noise_mask(&scene, &batch, &latents, &timesteps)?; // [B, 1, H, W]
         let noisy_latents = process.add_noise(&latents, &noise, &timesteps)?; // [B, C, H, W]

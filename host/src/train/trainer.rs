@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use plugin_api::Phase;
 
 use crate::backbone::Overlay;
 use crate::config::TrainSection;
-use crate::data::{Dataset, Loader, LoaderState};
+use crate::data::LoaderState;
 use crate::diffusion::Weighting;
 use crate::plugin::stack::{PluginState, Stack};
 
@@ -16,7 +15,7 @@ use super::checkpoint::{Checkpoint, State};
 use super::optimizer::Optimizer;
 use super::parameters::{Ema, Owner, Swapped};
 use super::schedule::LearningRate;
-use super::{Error, Session, selection};
+use super::{Error, Feed, Session, selection};
 
 /// A run between two steps.
 pub struct Trainer {
@@ -28,7 +27,7 @@ pub struct Trainer {
     pub(super) overlay: Overlay,
     pub(super) optimizer: Optimizer,
     pub(super) ema: Option<Ema>,
-    pub(super) loader: Loader,
+    pub(super) feed: Feed,
     /// Optimizer steps done.
     pub(super) done: u64,
     /// Where everything random, the data and the plugins stood after the last whole step: a step that fails half-way has moved the live ones.
@@ -39,7 +38,7 @@ impl Trainer {
     /// Prepares a run: the plugins' `trainable` and `prepare`, all parameters, and what `resumed` saved of them.
     ///
     /// `trainable` is the run file's selection; none is `auto`: all of the backbone unless a plugin brings parameters. The session must have been
-    /// made with the parameters and streams of `resumed`.
+    /// made with the parameters and streams of `resumed`, and `feed` at its place in the data.
     ///
     /// # Errors
     /// A plugin that fails, a selection without a match, nothing to train, or a checkpoint that does not fit the settings.
@@ -48,8 +47,7 @@ impl Trainer {
         mut stack: Stack,
         settings: TrainSection,
         trainable: Option<&[String]>,
-        dataset: Arc<dyn Dataset>,
-        workers: usize,
+        feed: Feed,
         resumed: Option<&Checkpoint>,
     ) -> Result<Self, Error> {
         let done = resumed.map_or(0, |checkpoint| checkpoint.state.step);
@@ -86,13 +84,6 @@ impl Trainer {
         session.backbone.check_overlay(&overlay)?;
         session.begin(stack);
         session.step.set(done);
-        let loader = Loader::new(
-            dataset,
-            position.0.loader,
-            settings.seed,
-            settings.batch_size,
-            workers,
-        )?;
         let mut trainer = Self {
             weighting: weighting(&settings),
             rate: LearningRate {
@@ -107,7 +98,7 @@ impl Trainer {
             overlay,
             optimizer,
             ema,
-            loader,
+            feed,
             done,
             position,
         };
@@ -124,10 +115,7 @@ impl Trainer {
 
     /// The files that could not be read so far, with the reasons.
     pub fn skipped_files(&self) -> Vec<(String, String)> {
-        self.loader
-            .bad_items()
-            .map(|(name, reason)| (name.to_owned(), reason.to_owned()))
-            .collect()
+        self.feed.skipped()
     }
 
     /// The trained stand-ins for backbone tensors: their averages where the run keeps them.
@@ -160,7 +148,7 @@ impl Trainer {
 
     /// Remembers this place as the end of a whole step.
     pub(super) fn mark(&mut self) -> Result<(), Error> {
-        let mut state = State::new(self.done, self.loader.state());
+        let mut state = State::new(self.done, self.feed.state());
         state.streams = self.session.streams.borrow().state();
         let scene = self.session.scene(self.done, Phase::CHECKPOINT);
         self.position = (state, self.session.stack()?.save_state(&scene)?);

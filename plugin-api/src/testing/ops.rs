@@ -24,6 +24,8 @@ pub(super) fn known(op: Op) -> bool {
             ops::GATHER,
             ops::WHERE_COND,
             ops::MATMUL,
+            ops::LINEAR,
+            ops::ADD_LINEAR,
             ops::SOFTMAX,
             ops::TO_DTYPE,
             ops::FULL,
@@ -84,6 +86,14 @@ pub(super) fn run(
         }),
         ops::SOFTMAX => softmax(first, sizes[0]),
         ops::MATMUL => matmul(first, input(inputs, 1)?),
+        ops::LINEAR => linear(first, input(inputs, 1)?, inputs.get(2).copied()),
+        ops::ADD_LINEAR => {
+            let update = linear(input(inputs, 1)?, input(inputs, 2)?, None)?;
+            let factor = floats.first().copied().unwrap_or(1.0);
+            let scaled = update.data.iter().map(|value| value * factor).collect();
+            let scaled = update.like(update.dtype, update.shape.clone(), scaled);
+            zip(ops::ADD, first, &scaled, |a, b| a + b)
+        }
         ops::WHERE_COND => choose(first, input(inputs, 1)?, input(inputs, 2)?),
         ops::CAT => cat(inputs, sizes[0]),
         _ => select(op, first, inputs, &sizes),
@@ -357,6 +367,21 @@ fn matmul(a: &Values, b: &Values) -> Result<Values> {
             .map(|k| matrix_element(a, &place(row, k)) * matrix_element(b, &place(k, column)))
             .sum()
     }))
+}
+
+/// `x w^T + b`.
+fn linear(x: &Values, w: &Values, b: Option<&Values>) -> Result<Values> {
+    let &[outputs, inputs] = w.shape.as_slice() else {
+        return Err(invalid(format!("a weight of shape {:?}", w.shape)));
+    };
+    let transposed = build(w, w.dtype, vec![inputs, outputs], |at| {
+        element(w, &[at[1], at[0]])
+    });
+    let product = matmul(x, &transposed)?;
+    match b {
+        Some(b) => zip(ops::ADD, &product, b, |a, b| a + b),
+        None => Ok(product),
+    }
 }
 
 /// As [`broadcast_element`], but the last two dimensions are a matrix and never broadcast; they are in range either way.

@@ -1,6 +1,6 @@
 //! Which plugins run together, and what `host plan` says of it before anything loads.
 
-use integration_tests::{DIFF_TUNING, Lab};
+use integration_tests::{DIFF_TUNING, Lab, workspace};
 use serde_json::{Value, json};
 
 #[test]
@@ -107,6 +107,21 @@ fn a_plan_shows_the_step_and_where_every_setting_comes_from() {
         !lab.path("run").exists() && !lab.path("cache").exists(),
         "planning writes nothing"
     );
+}
+
+#[test]
+fn every_example_is_a_run_file_that_can_be_planned() {
+    let lab = Lab::new();
+    let mut planned = 0;
+    for entry in std::fs::read_dir(workspace().join("examples")).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_some_and(|ending| ending == "toml") {
+            lab.host(&format!("plan --config {}", file.display()))
+                .done();
+            planned += 1;
+        }
+    }
+    assert!(planned >= 8, "{planned} examples");
 }
 
 #[test]

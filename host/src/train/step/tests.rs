@@ -22,7 +22,7 @@ use crate::plugin::load::Loaded;
 use crate::pretrained::Pretrained;
 use crate::random::Streams;
 use crate::report::Progress;
-use crate::train::{Facts, Session};
+use crate::train::{Facts, Feed, Session};
 
 const BATCH: usize = 4;
 const SIZE: usize = 8;
@@ -77,7 +77,8 @@ fn trainer_with(
     };
     let dataset = Arc::from(data::open("scenes:studio", &options).unwrap());
     let trainable = [trainable.to_owned()];
-    Trainer::new(session, stack, settings, Some(&trainable), dataset, 1, None).unwrap()
+    let feed = Feed::data(dataset, &settings, 1, None).unwrap();
+    Trainer::new(session, stack, settings, Some(&trainable), feed, None).unwrap()
 }
 
 /// The probe, at one slot beside those every plugin has.
@@ -93,13 +94,15 @@ fn probe(slot: Slot, settings: &serde_json::Value, scene: &Scene<'_>) -> Stack {
 }
 
 fn forward(trainer: &mut Trainer) -> Forward {
-    let batch = trainer.loader.next_batch().unwrap();
-    forward_on(trainer, batch)
+    let start = trainer.feed.next().unwrap();
+    forward_on(trainer, start.batch)
 }
 
 fn forward_on(trainer: &mut Trainer, batch: Batch) -> Forward {
     let session = trainer.session.clone();
-    trainer.forward(session.stack().unwrap(), batch).unwrap()
+    trainer
+        .forward(session.stack().unwrap(), batch.into())
+        .unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -257,7 +260,7 @@ fn two_half_batches_make_the_step_of_a_whole_one() {
 #[test]
 fn a_loss_mask_in_the_batch_decides_what_counts() {
     let mut trainer = trainer(settings(), "bias", None);
-    let mut batch = trainer.loader.next_batch().unwrap();
+    let mut batch = trainer.feed.next().unwrap().batch;
     let half = (BATCH, 1, SIZE, SIZE / 2);
     let kept = Tensor::ones(half, DType::F32, &Device::Cpu).unwrap();
     let mask = Tensor::cat(&[&kept, &kept.zeros_like().unwrap()], 3).unwrap(); // [B, 1, H, W]
@@ -302,6 +305,33 @@ fn a_noise_offset_shifts_each_channel_of_each_sample_by_a_constant() {
     constants.sort_by(f32::total_cmp);
     constants.dedup();
     assert_eq!(constants.len(), shift.len(), "no two channels share a draw");
+}
+
+#[test]
+fn fixed_inputs_take_the_place_of_the_default_draws_in_turn() {
+    let settings = TrainSection {
+        noise_offset: 0.5,
+        ..settings()
+    };
+    let mut trainer = trainer(settings, "bias", None);
+    let batch = trainer.feed.next().unwrap().batch;
+    let starts = [100u32, 900].map(|timestep| Start {
+        batch: batch.clone(),
+        timesteps: Some(Tensor::full(timestep, BATCH, &Device::Cpu).unwrap()),
+        noise: Some(Tensor::full(timestep as f32, (BATCH, 3, SIZE, SIZE), &Device::Cpu).unwrap()),
+    });
+    trainer.feed = Feed::fixed(starts.to_vec());
+    for expected in [100u32, 900, 100] {
+        let start = trainer.feed.next().unwrap();
+        let session = trainer.session.clone();
+        let forward = trainer.forward(session.stack().unwrap(), start).unwrap();
+        let timesteps = forward.timesteps.to_vec1::<u32>().unwrap();
+        assert_eq!(timesteps, [expected; BATCH]);
+        assert_eq!(
+            values(&forward.noise),
+            [expected as f32; BATCH * 3 * SIZE * SIZE]
+        );
+    }
 }
 
 #[test]

@@ -1,0 +1,179 @@
+//! The inputs of a benchmark's steps: drawn from the seed, or read from a file that another framework was given, too.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::backbone::ModelInfo;
+use crate::data::Batch;
+use crate::random::Stream;
+use crate::train::{Error, Start};
+
+/// Which inputs to take.
+#[derive(Clone, Debug)]
+pub enum Inputs {
+    /// Normal latents and noise, uniform timesteps and classes.
+    Drawn {
+        /// Samples a pass.
+        batch_size: usize,
+        /// Height and width of the latents; the backbone's when not given.
+        size: Option<usize>,
+        /// Where the draws begin.
+        seed: u64,
+    },
+    /// A safetensors file with `step0.latents` `[B, C, H, W]`, `step0.noise` of the same shape, `step0.timesteps` `[B]` and
+    /// `step0.class_labels` `[B]` (without them, the null class), `step1.latents`, and so on.
+    File(PathBuf),
+}
+
+/// What inputs have to fit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame<'a> {
+    pub(super) backbone: &'a ModelInfo,
+    pub(super) num_train_timesteps: usize,
+    /// How many forward passes want inputs.
+    pub(super) passes: usize,
+}
+
+impl Inputs {
+    /// The inputs of every pass.
+    ///
+    /// # Errors
+    /// A size that the backbone does not take; a file that cannot be read, or lacks something, or holds what does not fit.
+    pub(super) fn starts(&self, frame: Frame<'_>) -> Result<Vec<Start>, Error> {
+        match self {
+            Self::Drawn {
+                batch_size,
+                size,
+                seed,
+            } => {
+                let side = size.unwrap_or(frame.backbone.sample_size);
+                check_side(side, frame.backbone)?;
+                let mut stream = Stream::new(*seed, "benchmark inputs");
+                (0..frame.passes)
+                    .map(|_| drawn(frame, *batch_size, side, &mut stream))
+                    .collect()
+            }
+            Self::File(path) => read(path, frame),
+        }
+    }
+}
+
+fn check_side(side: usize, backbone: &ModelInfo) -> Result<(), Error> {
+    match side > 0 && side.is_multiple_of(backbone.patch_size) {
+        true => Ok(()),
+        false => Err(Error::Mismatch {
+            what: "size of the latents",
+            expected: format!("multiples of its patch size {}", backbone.patch_size),
+            found: format!("{side} a side"),
+            way_out: "set --size",
+        }),
+    }
+}
+
+fn drawn(frame: Frame<'_>, count: usize, side: usize, stream: &mut Stream) -> Result<Start, Error> {
+    let shape = (count, frame.backbone.in_channels, side, side);
+    let device = &Device::Cpu;
+    let latents = stream.normal(shape, device)?; // [B, C, H, W]
+    let noise = stream.normal(shape, device)?; // [B, C, H, W]
+    let timesteps = stream.integers(frame.num_train_timesteps, count, device)?; // [B]
+    let labels = stream.integers(frame.backbone.num_classes.max(1), count, device)?; // [B]
+    Ok(start(latents, noise, timesteps, labels))
+}
+
+fn start(latents: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor) -> Start {
+    let tensors = [("images", latents), ("class_labels", labels)];
+    Start {
+        batch: Batch {
+            tensors: tensors
+                .map(|(name, tensor)| (name.to_owned(), tensor))
+                .into(),
+            ..Batch::default()
+        },
+        timesteps: Some(timesteps),
+        noise: Some(noise),
+    }
+}
+
+fn read(path: &Path, frame: Frame<'_>) -> Result<Vec<Start>, Error> {
+    let refuse = |reason: String| Error::Inputs {
+        path: path.to_owned(),
+        reason,
+    };
+    let tensors = candle_core::safetensors::load(path, &Device::Cpu)
+        .map_err(|error| refuse(error.to_string()))?;
+    let there = (0..)
+        .take_while(|step| tensors.contains_key(&format!("step{step}.latents")))
+        .count();
+    if there < frame.passes {
+        return Err(refuse(format!(
+            "it holds inputs for {there} forward passes and {} are asked for; the first step comes on top of --steps",
+            frame.passes
+        )));
+    }
+    let steps = (0..frame.passes).map(|step| one(&tensors, step, frame));
+    let starts: Vec<Start> = steps.collect::<Result<_, _>>().map_err(refuse)?;
+    let shape = |start: &Start| start.noise.as_ref().map(|noise| noise.dims().to_vec());
+    match starts.iter().all(|start| shape(start) == shape(&starts[0])) {
+        true => Ok(starts),
+        false => Err(refuse("its steps differ in shape".to_owned())),
+    }
+}
+
+/// The inputs of one step, or the reason why they cannot be used.
+fn one(tensors: &HashMap<String, Tensor>, step: usize, frame: Frame<'_>) -> Result<Start, String> {
+    let get = |name: &str, dtype: DType| {
+        let name = format!("step{step}.{name}");
+        let tensor = tensors
+            .get(&name)
+            .ok_or_else(|| format!("there is no `{name}`"))?;
+        tensor.to_dtype(dtype).map_err(|error| error.to_string())
+    };
+    let latents = get("latents", DType::F32)?; // [B, C, H, W]
+    let &[count, channels, height, width] = latents.dims() else {
+        return Err(format!(
+            "`step{step}.latents` are {:?}, not [B, C, H, W]",
+            latents.dims()
+        ));
+    };
+    if channels != frame.backbone.in_channels {
+        return Err(format!(
+            "`step{step}.latents` have {channels} channels, and the backbone takes {}",
+            frame.backbone.in_channels
+        ));
+    }
+    for side in [height, width] {
+        check_side(side, frame.backbone).map_err(|error| error.to_string())?;
+    }
+    let noise = get("noise", DType::F32)?; // [B, C, H, W]
+    if noise.dims() != latents.dims() {
+        return Err(format!(
+            "`step{step}.noise` is {:?}, and the latents are {:?}",
+            noise.dims(),
+            latents.dims()
+        ));
+    }
+    let numbers = |name: &str, bound: usize| {
+        let wide = get(name, DType::I64)?;
+        let values = wide.to_vec1::<i64>().map_err(|error| error.to_string())?;
+        let fits = values
+            .iter()
+            .all(|&value| (0..bound as i64).contains(&value));
+        if values.len() != count || !fits {
+            return Err(format!(
+                "`step{step}.{name}` must be {count} whole numbers below {bound}, one a sample"
+            ));
+        }
+        wide.to_dtype(DType::U32).map_err(|error| error.to_string())
+    };
+    let timesteps = numbers("timesteps", frame.num_train_timesteps)?; // [B]
+    let null = frame.backbone.num_classes;
+    let labels = match tensors.contains_key(&format!("step{step}.class_labels")) {
+        true => numbers("class_labels", null + 1)?,
+        false => {
+            Tensor::full(null as u32, count, &Device::Cpu).map_err(|error| error.to_string())?
+        }
+    }; // [B]
+    Ok(start(latents, noise, timesteps, labels))
+}
