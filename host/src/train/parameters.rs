@@ -88,6 +88,12 @@ impl Parameters {
         self.list.iter().find(|parameter| parameter.name == name)
     }
 
+    /// Whether this very tensor is one of them, not only one like it.
+    pub fn holds(&self, tensor: &Tensor) -> bool {
+        let is = |parameter: &Parameter| parameter.var.as_tensor().id() == tensor.id();
+        self.list.iter().any(is)
+    }
+
     /// Every parameter, in the order of creation.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Parameter> {
         self.list.iter()

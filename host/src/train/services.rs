@@ -8,7 +8,8 @@ use plugin_api::{BackboneInfo, Error, LayerInfo, LayerKind, Model, ProcessInfo, 
 use crate::backbone::{self, Conditioning};
 use crate::data::Batch;
 use crate::plugin::services::{
-    Answer, CacheFolder, Caller, Draw, Formula, ParameterRequest, SampleRequest, Services,
+    AdapterFile, Answer, CacheFolder, Caller, Draw, Formula, ParameterRequest, SampleRequest,
+    Services,
 };
 use crate::plugin::tensor_ops::dtype_code;
 use crate::random::Stream;
@@ -16,7 +17,6 @@ use crate::sample::{Guidance, NoHooks, Sampler, SamplerKind};
 
 use super::cache::{self, Entry};
 use super::sampling::{Drawing, Weights, draw};
-use super::session::AdapterFormat;
 use super::{Owner, Session};
 
 impl Services for Session {
@@ -323,16 +323,25 @@ impl Services for Session {
         crate::fs::write_atomic(&folder.join(name), &content).map_err(Error::msg)
     }
 
-    fn adapter(&self, caller: &Caller<'_>, format: &str, config: &str, names: &str) -> Answer<()> {
-        let plugin = caller.plugin.to_owned();
+    fn adapter(&self, caller: &Caller<'_>, file: AdapterFile) -> Answer<()> {
+        for (name, tensor) in &file.tensors {
+            if !tensor.dtype().is_float() {
+                return Err(Error::msg(format!(
+                    "`{name}` of the adapter's file `{}` is {}; such files hold floats",
+                    file.file,
+                    tensor.dtype().as_str()
+                )));
+            }
+            if tensor.track_op() && !self.parameters.borrow().holds(tensor) {
+                return Err(Error::msg(format!(
+                    "`{name}` of the adapter's file `{}` is computed from parameters and would not follow them; hand over the parameter itself",
+                    file.file
+                )));
+            }
+        }
         let mut adapters = self.adapters.borrow_mut();
-        adapters.retain(|known| known.plugin != plugin);
-        adapters.push(AdapterFormat {
-            plugin,
-            format: format.to_owned(),
-            config: config.to_owned(),
-            names: names.to_owned(),
-        });
+        adapters.retain(|(plugin, known)| plugin != caller.plugin || known.file != file.file);
+        adapters.push((caller.plugin.to_owned(), file));
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use crate::cancel::Cancel;
 use crate::diffusion::Process;
 use crate::encode::Encoder;
 use crate::plugin::foreign::Scene;
+use crate::plugin::services::AdapterFile;
 use crate::plugin::stack::{AdaptedLayers, Stack};
 use crate::pretrained::Pretrained;
 use crate::random::Streams;
@@ -42,19 +43,6 @@ pub struct Facts {
     pub folder: Option<PathBuf>,
 }
 
-/// What a plugin says others can read its parameters as.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdapterFormat {
-    /// The plugin's name in the run.
-    pub plugin: String,
-    /// The format, such as `peft-lora`.
-    pub format: String,
-    /// The format's configuration, JSON.
-    pub config: String,
-    /// Parameter names that differ there, as a JSON object.
-    pub names: String,
-}
-
 /// One run. Plugins reach it in the middle of a step, so what changes sits behind cells.
 pub struct Session {
     /// The frozen pretrained network.
@@ -81,8 +69,8 @@ pub struct Session {
     pub fixed: RefCell<Overlay>,
     /// What plugins measured in this step.
     pub metrics: RefCell<BTreeMap<String, f64>>,
-    /// Formats of what plugins train.
-    pub adapters: RefCell<Vec<AdapterFormat>>,
+    /// The files of the result that plugins declared, each with the plugin's name.
+    pub adapters: RefCell<Vec<(String, AdapterFile)>>,
     /// Why a plugin wants to end training.
     pub stop: RefCell<Option<String>>,
     /// The bar of a plugin's long task.

@@ -4,8 +4,8 @@
 
 use plugin_api::hooks::*;
 use plugin_api::{
-    Batch, DType, Error, Host, Init, LayerInfo, Model, Plugin, Result, Settings, StoredTensor,
-    Tensor, bail, export_plugin,
+    AdapterFile, Batch, DType, Error, Host, Init, LayerInfo, Model, Plugin, Result, Settings,
+    StoredTensor, Tensor, bail, export_plugin,
 };
 
 /// What can be set.
@@ -28,6 +28,9 @@ pub struct ProbeSettings {
     /// Make a parameter of one number, `gain`, that multiplies adapted layers.
     #[setting(default = false)]
     gain: bool,
+    /// The file of the adapter that holds the parameter `gain`; none if empty.
+    #[setting(default = "")]
+    adapter: String,
 }
 
 /// Ways to misbehave.
@@ -125,6 +128,30 @@ impl Probe {
     }
 }
 
+impl Probe {
+    /// Declares the adapter's file: the parameter and a constant, and a text beside them.
+    fn declare(&mut self, host: &Host) -> Result<()> {
+        let Some(gain) = self.gain.clone() else {
+            return Ok(());
+        };
+        if self.settings.adapter.is_empty() {
+            return Ok(());
+        }
+        let gain = match self.misbehave("adapter", None, host)? {
+            Some(_) => (gain * 2.0)?,
+            None => gain,
+        };
+        let alpha = Tensor::from_slice(&[4.0f32], [1], host)?;
+        host.adapter(
+            AdapterFile::new(&self.settings.adapter)
+                .tensor("model.gain", &gain)
+                .tensor("model.alpha", &alpha)
+                .metadata("probe", "{}")
+                .text("probe_config.json", "{\"alpha\": 4}\n"),
+        )
+    }
+}
+
 impl TrainableHook for Probe {
     fn trainable(&mut self, host: &Host) -> Result<Vec<String>> {
         self.misbehave("trainable", None, host)?;
@@ -139,7 +166,7 @@ impl PrepareHook for Probe {
         if self.settings.gain {
             self.gain = Some(host.parameter("gain", [1], Init::Ones)?);
         }
-        Ok(())
+        self.declare(host)
     }
 }
 
