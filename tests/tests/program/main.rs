@@ -12,4 +12,5 @@ mod models;
 mod plugins;
 mod resume;
 mod run_folder;
+mod sampling;
 mod training;

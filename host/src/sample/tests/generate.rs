@@ -1,18 +1,22 @@
 //! The loop: images are independent, guidance is what it says, hooks see what they should, and nonsense is refused.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use candle_core::{D, Device, Result as TensorResult, Tensor};
 
 use super::{go_on, process, request, values};
 use crate::diffusion::{Prediction, Process, SchedulerConfig, Spacing, VarianceType};
 use crate::sample::{
-    Error, Guidance, Moment, NoHooks, Request, Rows, SampleHooks, Sampler, SamplerKind, generate,
+    Begin, Error, Guidance, Half, Moment, NetworkPass, NoHooks, Request, Rows, SampleHooks,
+    Sampler, SamplerKind, generate,
 };
 
 /// A network whose output depends on its conditioning: `x * row + offset`.
-fn conditioned(offset: f64) -> impl FnMut(&Tensor, &Tensor, &Rows) -> TensorResult<Tensor> {
-    move |x, _, rows| x.broadcast_mul(&rows["label"].reshape(((), 1, 1, 1))?)? + offset
+fn conditioned(offset: f64) -> impl FnMut(&NetworkPass<'_>) -> TensorResult<Tensor> {
+    move |at| {
+        let label = at.conditioning["label"].reshape(((), 1, 1, 1))?;
+        at.input.broadcast_mul(&label)? + offset
+    }
 }
 
 fn conditioned_request(guidance: Guidance, batch_size: usize) -> Request {
@@ -73,6 +77,12 @@ fn an_image_does_not_depend_on_the_batch_size() {
     );
 }
 
+/// The label itself, at every pixel.
+fn labels(at: &NetworkPass<'_>) -> TensorResult<Tensor> {
+    let label = at.conditioning["label"].reshape(((), 1, 1, 1))?;
+    label.broadcast_as(at.input.shape())?.contiguous()
+}
+
 /// One noise-free step to the end shows the prediction that was used.
 fn guided(guidance: Guidance, pretrained_offset: f64) -> (Vec<f32>, Vec<usize>) {
     let process = process(Prediction::Sample);
@@ -85,20 +95,11 @@ fn guided(guidance: Guidance, pretrained_offset: f64) -> (Vec<f32>, Vec<usize>) 
     let sampled = generate(
         &process,
         &request,
-        &mut |x, _, rows| {
-            seen.push(x.dim(0)?);
-            // The label itself, at every pixel.
-            rows["label"]
-                .reshape(((), 1, 1, 1))?
-                .broadcast_as(x.shape())?
-                .contiguous()
+        &mut |at| {
+            seen.push(at.input.dim(0)?);
+            labels(at)
         },
-        Some(&mut |x, _, rows| {
-            rows["label"]
-                .reshape(((), 1, 1, 1))?
-                .broadcast_as(x.shape())?
-                + pretrained_offset
-        }),
+        Some(&mut |at| labels(at)? + pretrained_offset),
         &mut NoHooks,
         &mut go_on,
     )
@@ -129,7 +130,7 @@ fn guidance_extrapolates_from_the_unconditional_prediction() {
     assert_eq!(seen, [5]);
     let (three, seen) = guided(Guidance::ClassifierFree { scale: 3.0 }, 0.0);
     close(&three, labels.map(|label| 0.7 + 3.0 * (label - 0.7)));
-    assert_eq!(seen, [10]);
+    assert_eq!(seen, [5, 5]);
     let (domain, seen) = guided(Guidance::Domain { scale: 3.0 }, 0.25);
     close(&domain, labels.map(|label| 0.95 + 3.0 * (label - 0.95)));
     assert_eq!(seen, [5]);
@@ -146,19 +147,13 @@ fn guidance_leaves_the_learned_variance_alone() {
     let sample = |guidance, unconditional_variance: f64| {
         let mut request = conditioned_request(guidance, 5);
         request.sampler = Sampler::new(SamplerKind::Ddpm, 4);
-        let mut network = |x: &Tensor, _: &Tensor, _: &Rows| {
-            let conditional = x.narrow(0, 0, 5)?.zeros_like()?;
-            let mut variance = conditional.clone();
-            if x.dim(0)? == 10 {
-                variance = Tensor::cat(
-                    &[
-                        &conditional,
-                        &(conditional.ones_like()? * unconditional_variance)?,
-                    ],
-                    0,
-                )?;
-            }
-            Tensor::cat(&[&(x * 0.1)?, &variance], 1)
+        let mut network = |at: &NetworkPass<'_>| {
+            let value = match at.half {
+                Half::Conditional => 0.0,
+                Half::Unconditional => unconditional_variance,
+            };
+            let variance = (at.input.ones_like()? * value)?;
+            Tensor::cat(&[&(at.input * 0.1)?, &variance], 1)
         };
         values(
             &generate(
@@ -188,7 +183,7 @@ fn pixels_are_clamped_and_latents_are_not() {
         let sampled = generate(
             &process,
             &request,
-            &mut |x, _, _| x.ones_like()? * 3.0,
+            &mut |at| at.input.ones_like()? * 3.0,
             None,
             &mut NoHooks,
             &mut go_on,
@@ -214,11 +209,18 @@ impl Context {
 }
 
 impl SampleHooks for Context {
-    fn begin(&mut self, _: &Moment<'_>, latents: Tensor) -> TensorResult<Tensor> {
-        Self::restore(&latents)
+    fn begin(&mut self, _: &Range<usize>, begin: Begin) -> TensorResult<Begin> {
+        let latents = Self::restore(&begin.latents)?;
+        Ok(Begin { latents, ..begin })
     }
 
-    fn denoiser_input(&mut self, _: &Moment<'_>, latents: &Tensor) -> TensorResult<Tensor> {
+    fn denoiser_input(
+        &mut self,
+        _: &Moment<'_>,
+        _: Half,
+        _: &Rows,
+        latents: &Tensor,
+    ) -> TensorResult<Tensor> {
         Tensor::cat(&[latents, latents], 1)
     }
 
@@ -247,7 +249,8 @@ fn hooks_see_every_step_of_every_sampler_at_one_scale() {
         let mut request = conditioned_request(Guidance::ClassifierFree { scale: 2.0 }, 3);
         request.sampler = Sampler::new(kind, 4);
         let mut hooks = Context::default();
-        let mut network = |x: &Tensor, _: &Tensor, _: &Rows| {
+        let mut network = |at: &NetworkPass<'_>| {
+            let x = at.input;
             assert_eq!(x.dim(1)?, 2);
             let context = values(&x.narrow(3, 0, 4)?);
             assert!(context.iter().all(|&value| value == 0.5), "{kind}");
@@ -336,9 +339,8 @@ fn requests_that_make_no_sense_are_refused() {
     let refused = |change: &dyn Fn(&mut Request)| {
         let mut request = conditioned_request(Guidance::ClassifierFree { scale: 2.0 }, 2);
         change(&mut request);
-        let mut network = |_: &Tensor, _: &Tensor, _: &Rows| -> TensorResult<Tensor> {
-            panic!("the network ran")
-        };
+        let mut network =
+            |_: &NetworkPass<'_>| -> TensorResult<Tensor> { panic!("the network ran") };
         generate(
             &process,
             &request,
@@ -430,4 +432,151 @@ fn settings_without_effect_are_told() {
             .ignored_settings(&config)
             .is_empty()
     );
+}
+
+/// Takes another way than the one asked for, on a larger picture, and looks at everything on it.
+#[derive(Default)]
+struct Detour {
+    timesteps: Vec<f32>,
+    scale: f64,
+    /// Half, label of the first image, timestep.
+    inputs: Vec<(Half, f32, f32)>,
+    ends: Vec<(Range<usize>, Vec<usize>)>,
+}
+
+impl SampleHooks for Detour {
+    fn begin(&mut self, _: &Range<usize>, mut begin: Begin) -> TensorResult<Begin> {
+        assert_eq!(begin.timesteps.len(), 4);
+        begin.timesteps = self.timesteps.clone();
+        begin.scale = self.scale;
+        begin.latents = Tensor::cat(&[&begin.latents, &begin.latents], 3)?;
+        let label = begin.conditioning["label"].affine(2.0, 0.0)?;
+        begin.conditioning.insert("label".into(), label);
+        Ok(begin)
+    }
+
+    fn denoiser_input(
+        &mut self,
+        moment: &Moment<'_>,
+        half: Half,
+        conditioning: &Rows,
+        latents: &Tensor,
+    ) -> TensorResult<Tensor> {
+        let label = values(&conditioning["label"])[0];
+        self.inputs.push((half, label, moment.timestep));
+        Ok(latents.clone())
+    }
+
+    fn end(&mut self, images: &Range<usize>, latents: &Tensor) -> TensorResult<()> {
+        self.ends.push((images.clone(), latents.dims().to_vec()));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_hook_changes_timesteps_guidance_conditioning_and_size() {
+    let process = process(Prediction::Epsilon);
+    for kind in [
+        SamplerKind::Ddpm,
+        SamplerKind::Ddim,
+        SamplerKind::DpmSolverPlusPlus2M,
+        SamplerKind::Euler,
+    ] {
+        let mut request = conditioned_request(Guidance::Off, 3);
+        request.sampler = Sampler::new(kind, 4);
+        let mut hooks = Detour {
+            timesteps: vec![999.0, 20.0],
+            scale: 3.0,
+            ..Detour::default()
+        };
+        let mut told = Vec::new();
+        let sampled = generate(
+            &process,
+            &request,
+            &mut |at| {
+                told.push((at.half, values(at.timesteps)));
+                conditioned(0.0)(at)
+            },
+            None,
+            &mut hooks,
+            &mut |at| {
+                assert_eq!(at.total, 4, "two batches of two steps");
+                go_on(at)
+            },
+        )
+        .unwrap();
+        assert_eq!(sampled.dims(), [5, 1, 8, 16], "{kind}");
+        let [with, without] = [Half::Conditional, Half::Unconditional];
+        let batch = |label: f32| {
+            [999.0, 20.0].map(|timestep| [(with, label, timestep), (without, 0.7, timestep)])
+        };
+        let expected = [batch(0.2), batch(0.8)].concat().concat();
+        assert_eq!(hooks.inputs, expected, "{kind}");
+        let halves: Vec<Half> = told.iter().map(|(half, _)| *half).collect();
+        assert_eq!(halves, [with, without].repeat(4));
+        assert_eq!(told[2].1, [20.0; 3]);
+        let ends = [(0..3, vec![3, 1, 8, 16]), (3..5, vec![2, 1, 8, 16])];
+        assert_eq!(hooks.ends, ends);
+    }
+}
+
+#[test]
+fn a_single_step_of_any_sampler_ends_at_the_predicted_data() {
+    let process = process(Prediction::Sample);
+    for kind in [
+        SamplerKind::Ddpm,
+        SamplerKind::Ddim,
+        SamplerKind::DpmSolverPlusPlus2M,
+        SamplerKind::Euler,
+    ] {
+        let mut request = conditioned_request(Guidance::Off, 5);
+        request.sampler = Sampler::new(kind, 4);
+        let mut hooks = Detour {
+            timesteps: vec![999.0],
+            scale: 1.0,
+            ..Detour::default()
+        };
+        let sampled = generate(
+            &process,
+            &request,
+            &mut labels,
+            None,
+            &mut hooks,
+            &mut go_on,
+        );
+        let sampled = sampled.unwrap();
+        for (image, label) in [0.2f32, 0.4, 0.6, 0.8, 1.0].into_iter().enumerate() {
+            let pixels = values(&sampled.get(image).unwrap());
+            assert!(
+                pixels.iter().all(|pixel| (pixel - label).abs() < 1e-4),
+                "{kind}: {pixels:?} for {label}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_detour_that_no_sampler_or_guidance_can_take_is_refused() {
+    let process = process(Prediction::Epsilon);
+    let refused = |timesteps: &[f32], scale| {
+        let mut hooks = Detour {
+            timesteps: timesteps.to_vec(),
+            scale,
+            ..Detour::default()
+        };
+        let request = conditioned_request(Guidance::Off, 5);
+        let mut network = conditioned(0.0);
+        generate(
+            &process,
+            &request,
+            &mut network,
+            None,
+            &mut hooks,
+            &mut go_on,
+        )
+        .unwrap_err()
+        .to_string()
+    };
+    assert!(refused(&[5.0, 6.0], 1.0).contains("fall strictly"));
+    assert!(refused(&[6.0, 5.0], f64::NAN).contains("NaN"));
 }
