@@ -73,6 +73,7 @@ impl Trainer {
         }
         let mut position = (State::new(0, LoaderState::default()), Vec::new());
         if let Some(checkpoint) = resumed {
+            session.profiler.resume(&checkpoint.profile);
             optimizer.load_state(&checkpoint.moments)?;
             stack.load_state(&session.scene(done, Phase::CHECKPOINT), &checkpoint.plugins)?;
             // Preparing may have drawn numbers, as it did in the first session; the checkpoint knows what came after that.
@@ -183,6 +184,7 @@ impl Trainer {
                 .as_ref()
                 .map(|ema| ema.values().clone())
                 .unwrap_or_default(),
+            profile: self.session.profiler.profile(),
         };
         checkpoint.save(run)
     }
