@@ -16,7 +16,10 @@ use super::{Error, Owner, Parameters, Session};
 /// # Errors
 /// Anything the disk refuses; an earlier `adapter/` stays until its successor is complete.
 pub(super) fn adapter(run: &Path, session: &Session, dtype: DType) -> Result<(), Error> {
-    let overlay = session.overlay();
+    let overlay = session
+        .scales
+        .borrow()
+        .folded(&session.backbone, session.overlay())?;
     let declared = session.adapters.borrow();
     let undeclared = undeclared(&session.parameters.borrow(), &declared);
     fs::publish_dir(&run.join("adapter"), |dir| {

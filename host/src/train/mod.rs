@@ -14,6 +14,7 @@ mod pictures;
 pub mod pretrain;
 pub mod run;
 mod sampling;
+mod scales;
 mod schedule;
 mod selection;
 mod services;

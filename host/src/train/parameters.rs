@@ -13,6 +13,8 @@ use super::Error;
 pub enum Owner {
     /// It stands in for the backbone tensor of the same name.
     Backbone,
+    /// It multiplies the output of the backbone layer that its name begins with; see [`Scales`](super::scales::Scales).
+    Scale,
     /// A plugin created it; the string is the plugin's name in this run.
     Plugin(String),
 }
@@ -20,7 +22,7 @@ pub enum Owner {
 /// One trainable tensor.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// Unique in the run: the backbone's own key, or `plugin-name/parameter-name`.
+    /// Unique in the run: the backbone's own key, a layer's path with `.scale`, or `PLUGIN.PARAMETER`.
     pub name: String,
     /// Who brought it.
     pub owner: Owner,

@@ -21,6 +21,7 @@ use crate::report::{Profiler, Progress};
 
 use super::Error;
 use super::parameters::Parameters;
+use super::scales::{Adapted, Scales};
 
 /// What a run is, in numbers and names.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +68,8 @@ pub struct Session {
     pub streams: RefCell<Streams>,
     /// Tensors in place of backbone weights that do not train.
     pub fixed: RefCell<Overlay>,
+    /// Factors of layers' outputs that train.
+    pub scales: RefCell<Scales>,
     /// What plugins measured in this step.
     pub metrics: RefCell<BTreeMap<String, f64>>,
     /// The files of the result that plugins declared, each with the plugin's name.
@@ -108,6 +111,7 @@ impl Session {
             parameters: RefCell::new(parameters),
             streams: RefCell::new(streams),
             fixed: RefCell::default(),
+            scales: RefCell::default(),
             metrics: RefCell::default(),
             adapters: RefCell::default(),
             stop: RefCell::default(),
@@ -162,9 +166,15 @@ impl Session {
         layers: Option<&AdaptedLayers<'_>>,
         residuals: Option<&[Option<Tensor>]>,
     ) -> Result<Tensor, Error> {
+        let scales = self.scales.borrow();
+        let adapted = Adapted {
+            scales: &scales,
+            plugins: layers,
+        };
+        let some = layers.is_some() || !scales.is_empty();
         let pass = Pass {
             overlay: Some(overlay),
-            layers: layers.map(|layers| layers as &dyn LayerHook),
+            layers: some.then_some(&adapted as &dyn LayerHook),
             residuals,
         };
         self.backbone.forward(input, &pass).map_err(|error| {

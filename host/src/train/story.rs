@@ -152,6 +152,7 @@ impl Story {
             .map(|((owner, name), (tensors, parameters))| Trainable {
                 owner: match owner {
                     Owner::Backbone => "overlay".to_owned(),
+                    Owner::Scale => "learned scales".to_owned(),
                     Owner::Plugin(name) => name,
                 },
                 name,

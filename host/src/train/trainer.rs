@@ -15,6 +15,7 @@ use crate::plugin::stack::{PluginState, Stack};
 use super::checkpoint::{Checkpoint, State};
 use super::optimizer::Optimizer;
 use super::parameters::{Ema, Owner, Swapped};
+use super::scales::Scales;
 use super::schedule::LearningRate;
 use super::{Error, Session, selection};
 
@@ -234,6 +235,9 @@ fn select_parameters(
         if chosen.contains(&name) && parameters.get(name).is_none() {
             parameters.add(name.to_owned(), Owner::Backbone, true, frozen)?;
         }
+    }
+    if asked.iter().any(|selection| selection == selection::DIFFIT) {
+        *session.scales.borrow_mut() = Scales::make(&session.backbone, &mut parameters)?;
     }
     Ok(())
 }
