@@ -1,11 +1,16 @@
-//! The seam to candle's autograd: one trait for a fast f32 CPU operation of one to three operands, forward and backward.
+//! The seam to autograd: one trait for a fast f32 CPU operation of one to three operands, forward and backward, and its way onto our tape or into
+//! candle's graph.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Storage,
-    StorageRef, Tensor,
+    StorageRef, Tensor, Var,
 };
+
+use super::autograd::{self, Backward, Mode};
+use super::profile::{Direction, timed};
 
 /// A differentiable operation on f32 CPU tensors.
 pub(super) trait Function: Send + Sync + 'static {
@@ -31,9 +36,10 @@ pub(super) fn fast(tensors: &[&Tensor]) -> bool {
         .all(|tensor| tensor.dtype() == DType::F32 && tensor.device().is_cpu())
 }
 
-/// Runs a function of one to three inputs and records it for backward if any input is tracked.
+/// Runs a function of one to three inputs and records it for backward if any input is tracked: on the open tape, else in candle's graph.
 pub(super) fn apply<F: Function>(function: F, inputs: &[&Tensor]) -> Result<Tensor> {
     match inputs {
+        _ if autograd::mode() != Mode::Graph => record(function, inputs),
         [a] => a.apply_op1(Recorded(function)),
         [a, b] => a.apply_op2(b, Recorded(function)),
         [a, b, c] => a.apply_op3(b, c, Recorded(function)),
@@ -43,6 +49,22 @@ pub(super) fn apply<F: Function>(function: F, inputs: &[&Tensor]) -> Result<Tens
             inputs.len()
         ),
     }
+}
+
+fn record<F: Function>(function: F, inputs: &[&Tensor]) -> Result<Tensor> {
+    let function = Recorded(function);
+    let (values, shape) = {
+        let held: Vec<Held<'_>> = inputs.iter().map(|&input| Held::new(input)).collect();
+        let operands: Vec<Input<'_>> = held.iter().map(Held::input).collect::<Result<_>>()?;
+        function.run(&operands)?
+    };
+    let tracked = inputs.iter().any(|input| input.track_op());
+    if autograd::mode() != Mode::Tape || !tracked {
+        return tensor(values, shape);
+    }
+    let output = Var::from_vec(values, shape, &Device::Cpu)?.into_inner();
+    autograd::note(Arc::new(function), inputs, &output);
+    Ok(output)
 }
 
 /// A tensor of the given values in CPU memory.
@@ -122,9 +144,26 @@ impl<'a> Held<'a> {
 struct Recorded<F>(F);
 
 impl<F: Function> Recorded<F> {
-    fn run(&self, inputs: &[Input<'_>]) -> Result<(CpuStorage, Shape)> {
-        let (values, shape) = self.0.forward(inputs)?;
+    fn run(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
+        timed(F::NAME, Direction::Forward, || self.0.forward(inputs))
+    }
+
+    fn store(&self, inputs: &[Input<'_>]) -> Result<(CpuStorage, Shape)> {
+        let (values, shape) = self.run(inputs)?;
         Ok((CpuStorage::F32(values), shape))
+    }
+}
+
+impl<F: Function> Backward for Recorded<F> {
+    fn backward(
+        &self,
+        inputs: &[&Tensor],
+        output: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
+        timed(F::NAME, Direction::Backward, || {
+            self.0.backward(inputs, output, grad)
+        })
     }
 }
 
@@ -134,11 +173,11 @@ impl<F: Function> CustomOp1 for Recorded<F> {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.run(&[Input::new(s1, l1)?])
+        self.store(&[Input::new(s1, l1)?])
     }
 
     fn bwd(&self, a: &Tensor, output: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let mut grads = self.0.backward(&[a], output, grad)?.into_iter();
+        let mut grads = self.backward(&[a], output, grad)?.into_iter();
         Ok(grads.next().flatten())
     }
 }
@@ -155,7 +194,7 @@ impl<F: Function> CustomOp2 for Recorded<F> {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.run(&[Input::new(s1, l1)?, Input::new(s2, l2)?])
+        self.store(&[Input::new(s1, l1)?, Input::new(s2, l2)?])
     }
 
     fn bwd(
@@ -165,7 +204,7 @@ impl<F: Function> CustomOp2 for Recorded<F> {
         output: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let mut grads = self.0.backward(&[a, b], output, grad)?.into_iter();
+        let mut grads = self.backward(&[a, b], output, grad)?.into_iter();
         Ok((grads.next().flatten(), grads.next().flatten()))
     }
 }
@@ -184,7 +223,7 @@ impl<F: Function> CustomOp3 for Recorded<F> {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.run(&[
+        self.store(&[
             Input::new(s1, l1)?,
             Input::new(s2, l2)?,
             Input::new(s3, l3)?,
@@ -199,7 +238,7 @@ impl<F: Function> CustomOp3 for Recorded<F> {
         output: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let mut grads = self.0.backward(&[a, b, c], output, grad)?.into_iter();
+        let mut grads = self.backward(&[a, b, c], output, grad)?.into_iter();
         Ok((
             grads.next().flatten(),
             grads.next().flatten(),

@@ -25,6 +25,7 @@
 //! matrix product, whose kernels (and so last bits) depend on the CPU's vector width, but not on the thread count.
 
 pub mod attention;
+pub mod autograd;
 pub mod conv2d;
 pub mod gate_residual;
 pub mod gelu;
@@ -33,6 +34,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
 pub mod optim;
+pub mod profile;
 pub mod rms_norm;
 pub mod silu;
 pub mod softmax;

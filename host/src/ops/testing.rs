@@ -3,6 +3,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+use crate::ops::autograd::Recording;
 use crate::random::Stream;
 
 /// A function of several tensors, as [`check`] takes it.
@@ -43,7 +44,7 @@ fn weights(like: &Tensor) -> Tensor {
 }
 
 fn gradients(value: &Tensor, operands: &[(Option<Var>, Tensor)]) -> Vec<Option<Tensor>> {
-    let loss = (value * weights(value)).unwrap().sum_all().unwrap();
+    let loss = weighted(value);
     if !loss.track_op() {
         return operands.iter().map(|_| None).collect();
     }
@@ -68,7 +69,11 @@ fn gradients(value: &Tensor, operands: &[(Option<Var>, Tensor)]) -> Vec<Option<T
         .collect()
 }
 
-fn flat(tensor: &Tensor) -> Vec<f64> {
+fn weighted(value: &Tensor) -> Tensor {
+    (value * weights(value)).unwrap().sum_all().unwrap()
+}
+
+pub(super) fn flat(tensor: &Tensor) -> Vec<f64> {
     let tensor = tensor.to_dtype(DType::F64).unwrap();
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
@@ -122,6 +127,47 @@ pub(super) fn check(shapes: &[&[usize]], f: impl Operation) {
     check_used_twice(&f, &inputs, &fast);
     check_strides(&f, &inputs, &fast);
     check_threads(&f, &inputs);
+    check_recorded(&f, &inputs, &fast);
+}
+
+/// On a tape: the same bits as in candle's graph, also where candle's own operations stand around.
+fn check_recorded(f: &dyn Operation, inputs: &[Tensor], full: &Outcome) {
+    let vars: Vec<Var> = inputs
+        .iter()
+        .map(|x| Var::from_tensor(x).unwrap())
+        .collect();
+    let operands: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let gradients = |f: &dyn Operation| {
+        let recording = Recording::start();
+        let loss = weighted(&f(&operands).unwrap());
+        let mut gradients = recording.backward(&loss).unwrap();
+        vars.iter()
+            .map(|var| gradients.remove(var).expect("a gradient"))
+            .collect::<Vec<_>>()
+    };
+    let plain = gradients(f);
+    for (grad, full) in plain.iter().zip(&full.grads) {
+        assert_eq!(
+            flat(grad),
+            flat(full.as_ref().unwrap()),
+            "gradient on a tape"
+        );
+    }
+    let around = |x: &[Tensor]| {
+        let doubled: Vec<Tensor> = x
+            .iter()
+            .map(|x| (x + x)?.affine(0.5, 0.0))
+            .collect::<Result<_>>()?;
+        f(&doubled)?.reshape(full.value.dims())? * 3.0
+    };
+    for (grad, plain) in gradients(&around).iter().zip(&plain) {
+        assert_close(
+            grad,
+            &(plain * 3.0).unwrap(),
+            1e-5,
+            "gradient through candle and a tape",
+        );
+    }
 }
 
 fn check_finite_differences(f: &dyn Operation, inputs: &[Tensor], reference: &Outcome) {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
 use plugin_api::Phase;
 
 use crate::backbone::{Conditioning, Input};
 use crate::data::Batch;
+use crate::ops::autograd::{Gradients, Recording};
 use crate::ops::optim::{clip_scale, grad_norm};
 use crate::plugin::slots::Slot;
 use crate::plugin::stack::{Finished, NetworkInput, Predicted, Stack};
@@ -50,6 +50,7 @@ impl Trainer {
                 let _time = session.profiler.phase(Time::Data);
                 self.loader.next_batch()?
             };
+            let recording = Recording::start();
             let forward = self.forward(stack, batch)?;
             let value = f64::from(forward.total.to_dtype(DType::F32)?.to_scalar::<f32>()?);
             self.refuse_non_finite("loss", value)?;
@@ -57,7 +58,7 @@ impl Trainer {
             let _time = session.profiler.phase(Time::Backward);
             accumulate(
                 &mut gradients,
-                &mut forward.total.backward()?,
+                &mut recording.backward(&forward.total)?,
                 &session.parameters.borrow(),
             )?;
             last = Some(forward);
@@ -348,11 +349,11 @@ fn keep_clean(noisy: &Tensor, clean: &Tensor, mask: &Tensor) -> candle_core::Res
 /// Adds one pass's gradients to those of the passes before it.
 fn accumulate(
     gradients: &mut BTreeMap<String, Tensor>,
-    store: &mut GradStore,
+    found: &mut Gradients,
     parameters: &Parameters,
 ) -> Result<(), Error> {
     for parameter in parameters.iter() {
-        if let Some(gradient) = store.remove(parameter.var.as_tensor()) {
+        if let Some(gradient) = found.remove(parameter.var.as_tensor()) {
             let sum = match gradients.remove(&parameter.name) {
                 Some(sum) => (sum + gradient)?,
                 None => gradient,
