@@ -8,6 +8,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub mod tensors;
+
 /// Temporary files and folders begin with this; [`recover`] removes what a killed process left.
 const TEMPORARY: &str = ".tmp-";
 /// A folder that is being replaced waits under this prefix until its successor is in place.

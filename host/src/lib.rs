@@ -16,5 +16,6 @@ pub mod random;
 pub mod report;
 pub mod sample;
 pub mod train;
+pub mod user;
 
 pub use error::{Error, Result};

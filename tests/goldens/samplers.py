@@ -29,11 +29,24 @@ def numbers(tensor):
     return [float(f"{value:.9g}") for value in tensor.flatten().tolist()]
 
 
-def run(sampler, scheduler, steps, eta=0.0):
+class Stride(int):
+    """A number of steps that DDIM, which takes no timesteps from outside, goes down by this stride for."""
+
+    def __rfloordiv__(self, total):
+        return int(self)
+
+
+def run(sampler, scheduler, steps, eta=0.0, given=None):
     generator = torch.Generator().manual_seed(steps)
     learned = scheduler.config.get("variance_type") == "learned_range"
     total = scheduler.config.num_train_timesteps
-    scheduler.set_timesteps(steps)
+    if given is None:
+        scheduler.set_timesteps(steps)
+    elif sampler == "ddim":
+        scheduler.num_inference_steps = len(given)
+        scheduler.timesteps = torch.tensor(given)
+    else:
+        scheduler.set_timesteps(timesteps=given)
     if hasattr(scheduler, "set_begin_index"):
         # Else it starts at the second of two equal timesteps, and runs out of them.
         scheduler.set_begin_index(0)
@@ -47,6 +60,9 @@ def run(sampler, scheduler, steps, eta=0.0):
         if learned:
             output = torch.cat([output, torch.tanh(0.3 * seen - 0.2)], dim=1)
         if sampler == "ddim":
+            if given is not None:
+                lower = [other for other in given if other < t.item()]
+                scheduler.num_inference_steps = Stride(t.item() - max(lower) if lower else total)
             sample = scheduler.step(output, t, sample, eta=eta, variance_noise=noise if eta > 0 else None).prev_sample
         else:
             with patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: noise):
@@ -59,6 +75,8 @@ def run(sampler, scheduler, steps, eta=0.0):
     saved.unlink()
     case = {"sampler": sampler, "steps": steps, "eta": eta, "config": config, "start": numbers(start)}
     case |= {"timesteps": numbers(scheduler.timesteps), "samples": samples}
+    if given is not None:
+        case["given"] = given
     if sampler == "euler":
         case["sigmas"] = numbers(scheduler.sigmas)
     if sampler == "ddpm" or eta > 0:
@@ -110,6 +128,17 @@ def trajectories():
     yield run("dpmpp_2m", DPMSolverMultistepScheduler(final_sigmas_type="sigma_min"), 16)
     yield run("dpmpp_2m", DPMSolverMultistepScheduler(final_sigmas_type="sigma_min", euler_at_final=True), 16)
     yield run("dpmpp_2m", DPMSolverMultistepScheduler(), 16)
+    # Timesteps from outside: uneven ones that begin below the noisiest, and a single one.
+    for given in [[962, 700, 699, 310, 42], [999], [250]]:
+        for kind in [{}, v]:
+            steps = len(given)
+            yield run("ddpm", DDPMScheduler(**kind, **LINEAR), steps, given=given)
+            yield run("ddim", DDIMScheduler(**kind, **LINEAR), steps, eta=0.6 if kind else 0.0, given=given)
+            yield run("ddim", DDIMScheduler(set_alpha_to_one=False, **kind, **LINEAR), steps, given=given)
+            yield run("dpmpp_2m", DPMSolverMultistepScheduler(**kind), steps, given=given)
+            yield run("euler", EulerDiscreteScheduler(**kind), steps, given=given)
+    long = [*range(990, 90, -60), 31, 3]
+    yield run("dpmpp_2m", DPMSolverMultistepScheduler(final_sigmas_type="sigma_min"), len(long), given=long)
 
 
 def spacings():

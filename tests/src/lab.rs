@@ -114,6 +114,15 @@ impl Lab {
         text.lines().map(line).collect()
     }
 
+    /// A JSON file.
+    #[track_caller]
+    pub fn json(&self, file: &str) -> serde_json::Value {
+        let path = self.path(file);
+        let text =
+            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        serde_json::from_slice(&text).unwrap()
+    }
+
     /// Every file below a folder with its bytes, by path relative to it.
     #[track_caller]
     pub fn files(&self, folder: &str) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -134,6 +143,14 @@ impl Lab {
                 }
             }
         }
+        files
+    }
+
+    /// Every file of a checkpoint with its bytes, but for the profile, which is the clock's.
+    #[track_caller]
+    pub fn checkpoint(&self, run: &str, step: u64) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut files = self.files(&format!("{run}/checkpoints/step-{step}"));
+        assert!(files.remove(Path::new("profile.json")).is_some());
         files
     }
 

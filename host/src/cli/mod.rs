@@ -16,6 +16,7 @@ mod plan;
 mod plugin;
 mod prepare;
 mod pretrain;
+mod report;
 mod run;
 mod sample;
 mod text;
@@ -82,6 +83,7 @@ enum Command {
     Run(run::Arguments),
     Plan(plan::Arguments),
     Sample(sample::Arguments),
+    Report(report::Arguments),
     Pretrain(pretrain::Arguments),
     Bench(bench::Arguments),
     #[command(subcommand)]
@@ -122,6 +124,7 @@ fn dispatch(command: Command, progress: &crate::report::Progress) -> Result<List
         Command::Run(arguments) => run::run(&arguments, progress),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Sample(arguments) => sample::run(&arguments, progress),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Pretrain(arguments) => pretrain::run(&arguments, progress),
         Command::Bench(arguments) => bench::run(&arguments, progress),
         Command::Plugin(command) => plugin::run(&command),

@@ -13,11 +13,11 @@ use super::text::Listing;
 use super::threads;
 use crate::cancel::Cancel;
 use crate::config::{Overrides, Resolved, Sampler, Spacing, resolve};
-use crate::data::transform::{GridOptions, save_grid};
 use crate::pretrained;
 use crate::report::Progress;
 use crate::train::folder::RUN_FILE;
 use crate::train::from_run::{Saved, classes_of, draw_saved};
+use crate::train::save_pictures;
 
 /// Draw images with a run's trained weights, or with a backbone alone, into one PNG
 ///
@@ -111,7 +111,7 @@ pub(super) fn draw(
     };
     let classes = arguments.classes(&mut resolved)?;
     let drawn = draw_saved(&resolved, saved.as_ref(), &classes, progress, cancel)?;
-    save_grid(&drawn.images, &GridOptions::default(), &arguments.out)?;
+    let files = save_pictures(&drawn.pictures, &arguments.out)?;
 
     let sample = &resolved.config.sample;
     let text = || {
@@ -119,7 +119,11 @@ pub(super) fn draw(
             .step
             .map(|step| format!(" after {step} steps"))
             .unwrap_or_default();
-        let out = arguments.out.display();
+        let out: Vec<String> = files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        let out = out.join(", ");
         format!(
             "drew {} images{after} with {}, {} steps, into {out}",
             sample.count, sample.sampler, sample.steps
@@ -128,7 +132,7 @@ pub(super) fn draw(
     Ok(Listing::new(
         arguments.json,
         text,
-        || json!({ "out": arguments.out, "step": drawn.step, "sample": sample }),
+        || json!({ "out": arguments.out, "files": files, "step": drawn.step, "sample": sample }),
     ))
 }
 

@@ -1,9 +1,9 @@
-//! Between tensors in -1..=1 and 8-bit pictures: single images and grids.
+//! Between tensors and pictures: single images and grids, of 8 bits mostly.
 
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use image::{Rgb, RgbImage};
+use image::{ImageBuffer, Luma, Pixel, Rgb, RgbImage};
 
 use super::Error;
 
@@ -100,33 +100,82 @@ pub fn grid(images: &Tensor, options: &GridOptions) -> Result<RgbImage, Error> {
         shape: images.dims().to_vec(),
         expected: "[N, 3, H, W] or [N, 1, H, W], N at least 1",
     };
-    let &[count, 1 | 3, height, width] = images.dims() else {
+    let &[count, 1 | 3, _, _] = images.dims() else {
         return Err(wrong());
     };
     if count == 0 {
         return Err(wrong());
     }
-    let scale = if options.scale == 0 {
-        96u32.div_ceil(width as u32).max(1)
-    } else {
-        options.scale
+    let pictures = (0..count)
+        .map(|index| to_rgb8(&images.get(index)?))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(arrange(&pictures, options, Rgb(options.background)))
+}
+
+/// As [`grid`], in 16-bit grey, for what is measured rather than looked at; the padding is white.
+///
+/// # Shapes
+/// `images` is `[N, 1, H, W]` in 0..=1 with N at least 1.
+///
+/// # Errors
+/// [`Error::NotAnImage`] for another shape.
+pub fn grid16(images: &Tensor, options: &GridOptions) -> Result<Gray16, Error> {
+    let wrong = || Error::NotAnImage {
+        shape: images.dims().to_vec(),
+        expected: "[N, 1, H, W], N at least 1",
     };
-    let columns = if options.columns == 0 {
-        (count as f64).sqrt().ceil() as usize
-    } else {
-        options.columns.min(count)
+    let &[count, 1, height, width] = images.dims() else {
+        return Err(wrong());
     };
-    let rows = count.div_ceil(columns);
-    let (cell_width, cell_height) = (width as u32 * scale, height as u32 * scale);
+    if count == 0 {
+        return Err(wrong());
+    }
+    let values = images
+        .to_device(&Device::Cpu)?
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1::<f32>()?;
+    let picture = |index: usize| {
+        Gray16::from_fn(width as u32, height as u32, |x, y| {
+            let at = (index * height + y as usize) * width + x as usize;
+            Luma([(values[at] * 65535.0).round().clamp(0.0, 65535.0) as u16])
+        })
+    };
+    let pictures: Vec<Gray16> = (0..count).map(picture).collect();
+    Ok(arrange(&pictures, options, Luma([u16::MAX])))
+}
+
+/// A picture of 16-bit greys.
+pub type Gray16 = ImageBuffer<Luma<u16>, Vec<u16>>;
+
+/// Pictures of one size, row by row on `background`.
+fn arrange<P: Pixel + 'static>(
+    pictures: &[ImageBuffer<P, Vec<P::Subpixel>>],
+    options: &GridOptions,
+    background: P,
+) -> ImageBuffer<P, Vec<P::Subpixel>> {
+    let count = pictures.len();
+    let (width, height) = pictures
+        .first()
+        .map_or((1, 1), |picture| (picture.width(), picture.height()));
+    let scale = match options.scale {
+        0 => 96u32.div_ceil(width).max(1),
+        scale => scale,
+    };
+    let columns = match options.columns {
+        0 => (count as f64).sqrt().ceil() as usize,
+        columns => columns.min(count),
+    };
+    let rows = count.div_ceil(columns.max(1));
+    let (cell_width, cell_height) = (width * scale, height * scale);
     let extent =
         |cells: usize, cell: u32| cells as u32 * (cell + options.padding) + options.padding;
-    let mut canvas = RgbImage::from_pixel(
+    let mut canvas = ImageBuffer::from_pixel(
         extent(columns, cell_width),
         extent(rows, cell_height),
-        Rgb(options.background),
+        background,
     );
-    for index in 0..count {
-        let picture = to_rgb8(&images.get(index)?)?;
+    for (index, picture) in pictures.iter().enumerate() {
         let left = options.padding + (index % columns) as u32 * (cell_width + options.padding);
         let top = options.padding + (index / columns) as u32 * (cell_height + options.padding);
         for y in 0..cell_height {
@@ -135,7 +184,7 @@ pub fn grid(images: &Tensor, options: &GridOptions) -> Result<RgbImage, Error> {
             }
         }
     }
-    Ok(canvas)
+    canvas
 }
 
 /// Writes [`grid`] as a PNG, by way of a temporary name, so that a reader never sees half a file.
@@ -144,6 +193,14 @@ pub fn grid(images: &Tensor, options: &GridOptions) -> Result<RgbImage, Error> {
 /// As [`grid`], and if the file cannot be written.
 pub fn save_grid(images: &Tensor, options: &GridOptions, path: &Path) -> Result<(), Error> {
     save_png(&grid(images, options)?.into(), path)
+}
+
+/// Writes [`grid16`] as a PNG, as [`save_grid`] does.
+///
+/// # Errors
+/// As [`grid16`], and if the file cannot be written.
+pub fn save_grid16(images: &Tensor, options: &GridOptions, path: &Path) -> Result<(), Error> {
+    save_png(&grid16(images, options)?.into(), path)
 }
 
 /// Writes a picture as a PNG, by way of a temporary name.

@@ -132,7 +132,7 @@ impl Search {
                 add(directory, Origin::Environment);
             }
         }
-        if let Some(directories) = directories::ProjectDirs::from("", "", "host") {
+        if let Some(directories) = crate::user::folders() {
             add(directories.data_dir().join("plugins"), Origin::UserData);
         }
         for directory in std::env::current_exe()

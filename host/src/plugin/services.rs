@@ -8,6 +8,7 @@ mod dispatch;
 mod log;
 mod making;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle_core::Tensor;
@@ -93,6 +94,19 @@ pub struct SampleRequest {
     pub label: Option<String>,
     /// More inputs of the model.
     pub batch: Batch,
+}
+
+/// A file of the result that a plugin declares. Paths are relative to the run's `adapter/` folder and stay within it.
+#[derive(Clone, Debug)]
+pub struct AdapterFile {
+    /// Its path; ends in `.safetensors`.
+    pub file: String,
+    /// What it holds, under the format's names; at least one.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Texts of its header.
+    pub metadata: BTreeMap<String, String>,
+    /// Text files that belong to it: path and content.
+    pub texts: BTreeMap<String, String>,
 }
 
 /// A copy of backbone blocks, as the session keeps it.
@@ -192,8 +206,8 @@ services! {
     fn progress(done: u64, total: u64, label: &str) -> ();
     /// A file for the run folder; `name` has no folders in it.
     fn artifact(name: &str, content: Vec<u8>) -> ();
-    /// The format others read the plugin's parameters in: its configuration as JSON, and names that differ there.
-    fn adapter(format: &str, config: &str, names: &str) -> ();
+    /// A file of the result in a format that others read.
+    fn adapter(file: AdapterFile) -> ();
     /// A request to end training after this step.
     fn stop(reason: &str) -> ();
 }

@@ -150,18 +150,15 @@ thread_local! {
 }
 
 impl Profiler {
-    /// Goes on from an earlier session's profile.
-    pub fn resume(profile: &Profile) -> Self {
-        let total = profile
-            .sections
-            .iter()
-            .map(|s| (s.section.clone(), (s.calls, s.total)))
-            .collect();
-        Self(Mutex::new(State {
-            steps: profile.steps,
-            total,
-            step: BTreeMap::new(),
-        }))
+    /// Adds an earlier session's profile, which a resumed run goes on from.
+    pub fn resume(&self, profile: &Profile) {
+        let mut state = self.lock();
+        state.steps += profile.steps;
+        for earlier in &profile.sections {
+            let total = state.total.entry(earlier.section.clone()).or_default();
+            total.0 += earlier.calls;
+            total.1 += earlier.total;
+        }
     }
 
     /// Charges the time until the guard drops to a phase.

@@ -105,6 +105,7 @@ impl Progress {
             bar,
             label: label.to_owned(),
             unit: unit.to_owned(),
+            before: done,
             done,
             total,
             loss: None,
@@ -172,6 +173,8 @@ pub struct Task {
     bar: Option<ProgressBar>,
     label: String,
     unit: String,
+    /// What was done before this task began: by the run that is being resumed.
+    before: u64,
     done: u64,
     total: u64,
     /// Smoothed over recent steps, as is `unit_ms`.
@@ -226,8 +229,13 @@ impl Task {
             .loss
             .map(|loss| format!(", loss {}", short(loss)))
             .unwrap_or_default();
+        // The time is this session's, so what earlier ones did is told apart.
+        let newly = match self.before {
+            0 => String::new(),
+            before => format!(", the last {}", self.done.saturating_sub(before)),
+        };
         let line = format!(
-            "{}: {} {}s in {elapsed}{loss}",
+            "{}: {} {}s{newly} in {elapsed}{loss}",
             self.label, self.done, self.unit
         );
         if let Some(bar) = &self.bar {

@@ -91,7 +91,7 @@ pub struct Model {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Trainable {
-    /// Who brought them: "overlay" for stand-ins of backbone parameters, else the plugin's name.
+    /// Who brought them: "overlay" for stand-ins of backbone parameters, "learned scales" for DiffFit's, else the plugin's name.
     pub owner: String,
     /// What they are, as in `transformer_blocks.*.attn1.to_q.weight`.
     pub name: String,

@@ -2,7 +2,8 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 
-use super::{Error, Sampler, Scheduler, Step, limit::Limit, scheduler::indices, spacing};
+use super::scheduler::{indices, level_at};
+use super::{Error, Sampler, Scheduler, Step, limit::Limit, spacing};
 use crate::diffusion::{Level, Prediction, Process, Spacing};
 
 /// A run of DDIM.
@@ -29,10 +30,7 @@ impl Ddim {
             config.steps_offset,
         );
         let levels = process.levels();
-        let last = match config.set_alpha_to_one.unwrap_or(true) {
-            true => Level::CLEAN,
-            false => levels[0],
-        };
+        let last = end(process);
         let stride = count / sampler.steps;
         let steps = indices(&chosen, process)?
             .into_iter()
@@ -43,19 +41,45 @@ impl Ddim {
                 (levels[index], next)
             })
             .collect();
-        Ok(Self {
-            timesteps: chosen.into_iter().map(|timestep| timestep as f32).collect(),
+        let timesteps = chosen.into_iter().map(|timestep| timestep as f32).collect();
+        Ok(Self::with(process, sampler, timesteps, steps))
+    }
+
+    /// Over given timesteps, each step down to the next of them.
+    pub(super) fn along(process: &Process, sampler: &Sampler, timesteps: Vec<f32>) -> Self {
+        let levels: Vec<Level> = timesteps.iter().map(|&t| level_at(process, t)).collect();
+        let next = levels.iter().copied().skip(1).chain([end(process)]);
+        let steps = levels.iter().copied().zip(next).collect();
+        Self::with(process, sampler, timesteps, steps)
+    }
+
+    fn with(
+        process: &Process,
+        sampler: &Sampler,
+        timesteps: Vec<f32>,
+        steps: Vec<(Level, Level)>,
+    ) -> Self {
+        Self {
+            timesteps,
             steps,
             eta: sampler.eta,
             prediction: process.prediction(),
-            limit: Limit::clip_or_threshold(config),
-        })
+            limit: Limit::clip_or_threshold(process.config()),
+        }
     }
 
     /// Standard deviation of the noise that a step adds.
     fn noise_scale(&self, index: usize) -> f64 {
         let (here, next) = self.steps[index];
         self.eta * here.posterior(next).variance.max(0.0).sqrt()
+    }
+}
+
+/// Where the last step ends.
+fn end(process: &Process) -> Level {
+    match process.config().set_alpha_to_one.unwrap_or(true) {
+        true => Level::CLEAN,
+        false => process.levels()[0],
     }
 }
 

@@ -2,7 +2,8 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 
-use super::{Error, Sampler, Scheduler, Step, limit::Limit, scheduler::indices, spacing};
+use super::scheduler::{indices, level_at};
+use super::{Error, Sampler, Scheduler, Step, limit::Limit, spacing};
 use crate::diffusion::{Level, Posterior, Prediction, Process, Spacing, VarianceType};
 
 /// Keeps the logarithm of a variance of zero finite.
@@ -30,9 +31,17 @@ impl Ddpm {
             process.num_train_timesteps(),
             config.steps_offset,
         );
-        let levels = indices(&chosen, process)?
-            .into_iter()
-            .map(|index| process.levels()[index])
+        indices(&chosen, process)?;
+        let timesteps = chosen.into_iter().map(|timestep| timestep as f32).collect();
+        Self::along(process, timesteps)
+    }
+
+    /// Over given timesteps.
+    pub(super) fn along(process: &Process, timesteps: Vec<f32>) -> Result<Self, Error> {
+        let config = process.config();
+        let levels = timesteps
+            .iter()
+            .map(|&timestep| level_at(process, timestep))
             .chain([Level::CLEAN])
             .collect();
         let learned = process.learned_variance();
@@ -49,7 +58,7 @@ impl Ddpm {
             return Err(Error::NoVariance { variance_type });
         }
         Ok(Self {
-            timesteps: chosen.into_iter().map(|timestep| timestep as f32).collect(),
+            timesteps,
             levels,
             prediction: process.prediction(),
             variance,

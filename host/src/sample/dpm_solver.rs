@@ -24,7 +24,7 @@ impl DpmSolver {
     pub(super) fn new(process: &Process, sampler: &Sampler) -> Result<Self, Error> {
         let config = process.config();
         let ratios = process.ratios();
-        let (timesteps, mut chosen) = if sampler.karras(process) {
+        let (timesteps, chosen) = if sampler.karras(process) {
             let chosen = sigmas::karras(ratios[ratios.len() - 1], ratios[0], sampler.steps);
             let round = |timestep: f64| match config.beta_schedule {
                 // diffusers drops the fraction here, and rounds for all other schedules.
@@ -54,12 +54,28 @@ impl DpmSolver {
                 .collect();
             (timesteps, chosen)
         };
+        Ok(Self::with(process, timesteps, chosen))
+    }
+
+    /// Over given timesteps.
+    pub(super) fn along(process: &Process, timesteps: Vec<f32>) -> Self {
+        let ratios = process.ratios();
+        let chosen = timesteps
+            .iter()
+            .map(|&timestep| sigmas::at(&ratios, f64::from(timestep)))
+            .collect();
+        Self::with(process, timesteps, chosen)
+    }
+
+    /// Over timesteps and the noise to signal ratios that steps start from.
+    fn with(process: &Process, timesteps: Vec<f32>, mut chosen: Vec<f64>) -> Self {
+        let config = process.config();
         let end = config.final_sigmas_type.unwrap_or(FinalSigma::Zero);
         chosen.push(match end {
             FinalSigma::Zero => 0.0,
-            FinalSigma::SigmaMin => ratios[0],
+            FinalSigma::SigmaMin => process.ratios()[0],
         });
-        Ok(Self {
+        Self {
             // The second order has no meaning for a step to no noise at all.
             last_at_first_order: end == FinalSigma::Zero
                 || config.euler_at_final.unwrap_or(false)
@@ -72,7 +88,7 @@ impl DpmSolver {
             prediction: process.prediction(),
             limit: Limit::threshold(config),
             previous_x0: None,
-        })
+        }
     }
 
     /// How far to carry on from the previous prediction of clean data through this one.

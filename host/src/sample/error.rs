@@ -15,6 +15,14 @@ pub enum Error {
         /// The number of training timesteps.
         timesteps: usize,
     },
+    /// Timesteps that someone chose and no sampler can follow.
+    #[error(
+        "the timesteps to visit must fall strictly, from at most {last} to at least 0, and be one at least"
+    )]
+    Timesteps {
+        /// The last training timestep.
+        last: usize,
+    },
     /// Rounding leads a spacing to one timestep twice.
     #[error(
         "{steps} sampling steps are too many for this sampler and spacing: two of them fall on one timestep"

@@ -52,12 +52,34 @@ impl Euler {
                 .map(|&ratio| sigmas::timestep_of(&ratios, ratio) as f32)
                 .collect();
         }
+        Ok(Self::with(process, spacing, timesteps, chosen))
+    }
+
+    /// Over given timesteps.
+    pub(super) fn along(process: &Process, sampler: &Sampler, timesteps: Vec<f32>) -> Self {
+        let ratios = process.ratios();
+        let chosen = timesteps
+            .iter()
+            .map(|&timestep| sigmas::at(&ratios, f64::from(timestep)))
+            .collect();
+        let spacing = sampler.spacing(process, Spacing::Linspace);
+        Self::with(process, spacing, timesteps, chosen)
+    }
+
+    /// Over timesteps and the noise to signal ratios that steps start from.
+    fn with(
+        process: &Process,
+        spacing: Spacing,
+        timesteps: Vec<f32>,
+        mut chosen: Vec<f64>,
+    ) -> Self {
         let first = process.level_at_ratio(chosen[0]);
-        chosen.push(match config.final_sigmas_type.unwrap_or(FinalSigma::Zero) {
+        let end = process.config().final_sigmas_type;
+        chosen.push(match end.unwrap_or(FinalSigma::Zero) {
             FinalSigma::Zero => 0.0,
-            FinalSigma::SigmaMin => ratios[0],
+            FinalSigma::SigmaMin => process.ratios()[0],
         });
-        Ok(Self {
+        Self {
             timesteps,
             levels: chosen
                 .into_iter()
@@ -69,7 +91,7 @@ impl Euler {
                 Spacing::Trailing | Spacing::Linspace => first.sigma,
             },
             prediction: process.prediction(),
-        })
+        }
     }
 }
 

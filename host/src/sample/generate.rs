@@ -12,9 +12,30 @@ use crate::random::Stream;
 /// Conditioning tensors by name, such as `class_labels`; their leading dimension counts images.
 pub type Rows = BTreeMap<String, Tensor>;
 
-/// A network: data `[N, C, H, W]`, timesteps `[N]` f32 and conditioning of `N` rows to its output `[N, C, H, W]` (`[N, 2C, H, W]` with
-/// learned variance).
-pub type Denoise<'a> = dyn FnMut(&Tensor, &Tensor, &Rows) -> TensorResult<Tensor> + 'a;
+/// Which of the two predictions that guidance compares; without guidance there is the conditional one alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// What was asked for.
+    Conditional,
+    /// The same without it.
+    Unconditional,
+}
+
+/// One pass of the network.
+#[derive(Clone, Copy, Debug)]
+pub struct NetworkPass<'a> {
+    /// What the network sees, `[B, C, H, W]`.
+    pub input: &'a Tensor,
+    /// The timestep it is told, `[B]` f32.
+    pub timesteps: &'a Tensor,
+    /// Its conditioning, `B` rows: of its half.
+    pub conditioning: &'a Rows,
+    /// Which half.
+    pub half: Half,
+}
+
+/// A network: its output is `[B, C, H, W]` (`[B, 2C, H, W]` with learned variance).
+pub type Denoise<'a> = dyn FnMut(&NetworkPass<'_>) -> TensorResult<Tensor> + 'a;
 
 /// What to sample.
 #[derive(Clone, Debug)]
@@ -31,7 +52,7 @@ pub struct Request {
     pub sampler: Sampler,
     /// Guidance.
     pub guidance: Guidance,
-    /// Images at a time, at least 1. Under classifier-free guidance the network sees twice as many.
+    /// Images at a time, at least 1.
     pub batch_size: usize,
     /// Whether the data are pixels, to be clamped to `-1..=1` at the end.
     pub pixels: bool,
@@ -50,13 +71,24 @@ pub struct Progress {
     pub images: usize,
 }
 
+/// How a batch of images begins. A hook may change all of it, but for the number of images and of channels.
+#[derive(Clone, Debug)]
+pub struct Begin {
+    /// The latents to start from, `[B, C, H, W]`: noise of the scheduler's first level, which does not follow when the timesteps change.
+    pub latents: Tensor,
+    /// The timesteps to visit; those of the sampler may repeat, any others must fall strictly.
+    pub timesteps: Vec<f32>,
+    /// Guidance scale; 1 is none.
+    pub scale: f64,
+    /// Conditioning, by the names that the request has.
+    pub conditioning: Rows,
+}
+
 /// Where in the loop a hook is called.
 #[derive(Clone, Debug)]
 pub struct Moment<'a> {
     /// Which images of the request the batch holds.
     pub images: Range<usize>,
-    /// Their conditioning.
-    pub conditioning: &'a Rows,
     /// The step, from 0.
     pub index: usize,
     /// The timesteps of all steps, from the noise to the data.
@@ -67,19 +99,25 @@ pub struct Moment<'a> {
 
 /// Where plugins take part in sampling. Latents are `[B, C, H, W]`, f32, at the scale of the process whatever the sampler.
 pub trait SampleHooks {
-    /// The latents to start from, given noise.
+    /// How the batch of these images begins.
     ///
     /// # Errors
     /// The hook's own; sampling stops.
-    fn begin(&mut self, _moment: &Moment<'_>, latents: Tensor) -> TensorResult<Tensor> {
-        Ok(latents)
+    fn begin(&mut self, _images: &Range<usize>, begin: Begin) -> TensorResult<Begin> {
+        Ok(begin)
     }
 
-    /// What the network sees in place of the latents; it may have more channels.
+    /// What the network sees in place of the latents; it may have more channels. `conditioning` is that of the half.
     ///
     /// # Errors
     /// The hook's own; sampling stops.
-    fn denoiser_input(&mut self, _moment: &Moment<'_>, latents: &Tensor) -> TensorResult<Tensor> {
+    fn denoiser_input(
+        &mut self,
+        _moment: &Moment<'_>,
+        _half: Half,
+        _conditioning: &Rows,
+        latents: &Tensor,
+    ) -> TensorResult<Tensor> {
         Ok(latents.clone())
     }
 
@@ -95,6 +133,14 @@ pub trait SampleHooks {
         latents: Tensor,
     ) -> TensorResult<Tensor> {
         Ok(latents)
+    }
+
+    /// These images are done; `latents` are the clean ones, or the images of a network that makes pixels.
+    ///
+    /// # Errors
+    /// The hook's own; sampling stops.
+    fn end(&mut self, _images: &Range<usize>, _latents: &Tensor) -> TensorResult<()> {
+        Ok(())
     }
 }
 
@@ -131,25 +177,43 @@ pub fn generate(
     let mut finished = Vec::with_capacity(batches);
     let mut done = 0;
     let mut total = 0;
-    for first in (0..images).step_by(request.batch_size) {
+    for (batch, first) in (0..images).step_by(request.batch_size).enumerate() {
         let range = first..images.min(first + request.batch_size);
-        let conditioning = rows(&request.conditioning, &range)?;
         let mut scheduler = request.sampler.build(process)?;
-        let timesteps = scheduler.timesteps().to_vec();
-        total = batches * timesteps.len();
-        let mut moment = Moment {
-            images: range.clone(),
-            conditioning: &conditioning,
-            index: 0,
-            timesteps: &timesteps,
-            timestep: timesteps[0],
-        };
         let mut streams: Vec<Stream> = request.seeds[range.clone()]
             .iter()
             .map(|&seed| Stream::new(seed, "sample"))
             .collect();
-        let start = (noise(&mut streams, request)? * scheduler.init_noise_sigma())?;
-        let mut latents = hooks.begin(&moment, start)?; // [B, C, H, W]
+        let (channels, height, width) = request.shape;
+        let start = noise(&mut streams, (channels, height, width), &request.device)?;
+        let planned = Begin {
+            latents: (start * scheduler.init_noise_sigma())?,
+            timesteps: scheduler.timesteps().to_vec(),
+            scale: request.guidance.scale(),
+            conditioning: rows(&request.conditioning, &range)?,
+        };
+        let begun = hooks.begin(&range, planned)?;
+        if begun.timesteps != scheduler.timesteps() {
+            scheduler = request.sampler.build_along(process, &begun.timesteps)?;
+        }
+        let guidance = request.guidance.at_scale(begun.scale);
+        check_guidance(request, guidance, pretrained.is_some())?;
+        let timesteps = begun.timesteps;
+        // Plugins may plan each batch otherwise; those to come are taken to be as long as this one.
+        total = done + (batches - batch) * timesteps.len();
+        let mut guided = Guided {
+            process,
+            guidance,
+            unconditional: match guidance.is_active() {
+                true => unconditional(request, &begun.conditioning, range.len())?,
+                false => Rows::new(),
+            },
+            conditioning: begun.conditioning,
+            denoise: &mut *denoise,
+            pretrained: pretrained.as_deref_mut(),
+        };
+        let mut latents = begun.latents; // [B, C, H, W]
+        let (_, channels, height, width) = latents.dims4()?;
         for (index, &timestep) in timesteps.iter().enumerate() {
             let now = Progress {
                 done,
@@ -159,18 +223,19 @@ pub fn generate(
             if progress(now).is_break() {
                 return Err(Error::Interrupted);
             }
-            (moment.index, moment.timestep) = (index, timestep);
-            let input = hooks.denoiser_input(&moment, &latents)?;
-            let (prediction, variance) = predict(
-                process,
-                request,
-                denoise,
-                pretrained.as_deref_mut(),
-                &moment,
-                &input,
-            )?;
+            let moment = Moment {
+                images: range.clone(),
+                index,
+                timesteps: &timesteps,
+                timestep,
+            };
+            let (prediction, variance) = guided.predict(&moment, &latents, hooks)?;
             let fresh = match scheduler.uses_noise(index) {
-                true => Some(noise(&mut streams, request)?),
+                true => Some(noise(
+                    &mut streams,
+                    (channels, height, width),
+                    &request.device,
+                )?),
                 false => None,
             };
             let stepped = scheduler.step(&Step {
@@ -186,10 +251,12 @@ pub fn generate(
                 .detach();
             done += 1;
         }
-        finished.push(match request.pixels {
+        let latents = match request.pixels {
             true => latents.clamp(-1.0, 1.0)?,
             false => latents,
-        });
+        };
+        hooks.end(&range, &latents)?;
+        finished.push(latents);
     }
     let now = Progress {
         done,
@@ -201,50 +268,52 @@ pub fn generate(
     Ok(Tensor::cat(&finished, 0)?)
 }
 
-/// The guided prediction and the conditional variance, each `[B, C, H, W]`.
-fn predict(
-    process: &Process,
-    request: &Request,
-    denoise: &mut Denoise<'_>,
-    pretrained: Option<&mut Denoise<'_>>,
-    moment: &Moment<'_>,
-    input: &Tensor,
-) -> Result<(Tensor, Option<Tensor>), Error> {
-    let count = moment.images.len();
-    let conditional = moment.conditioning;
-    let times = |count: usize| Tensor::full(moment.timestep, count, &request.device);
-    let split = |network: &mut Denoise<'_>, input: &Tensor, conditioning: &Rows| {
-        let output = network(input, &times(input.dim(0)?)?, conditioning)?.to_dtype(DType::F32)?;
-        process.split_variance(&output)
-    };
-    if !request.guidance.is_active() {
-        return Ok(split(denoise, input, conditional)?);
-    }
-    let unconditional = unconditional(request, conditional, count)?;
-    let scale = request.guidance.scale();
-    match (request.guidance, pretrained) {
-        (Guidance::Domain { .. }, Some(pretrained)) => {
-            let (prediction, variance) = split(denoise, input, conditional)?;
-            let (without, _) = split(pretrained, input, &unconditional)?;
-            Ok((guide(&prediction, &without, scale)?, variance))
+/// The network of one batch, under guidance.
+struct Guided<'a, 'd, 'p> {
+    process: &'a Process,
+    guidance: Guidance,
+    conditioning: Rows,
+    /// Empty without guidance.
+    unconditional: Rows,
+    denoise: &'a mut Denoise<'d>,
+    pretrained: Option<&'a mut Denoise<'p>>,
+}
+
+impl Guided<'_, '_, '_> {
+    /// The guided prediction and the conditional variance, each `[B, C, H, W]`.
+    ///
+    /// The halves are two passes, so that hooks see each with its own conditioning, and no batch grows in anyone's hands.
+    fn predict(
+        &mut self,
+        moment: &Moment<'_>,
+        latents: &Tensor,
+        hooks: &mut dyn SampleHooks,
+    ) -> TensorResult<(Tensor, Option<Tensor>)> {
+        let timesteps = Tensor::full(moment.timestep, latents.dim(0)?, latents.device())?;
+        let mut half = |network: &mut Denoise<'_>, half: Half, conditioning: &Rows| {
+            let input = hooks.denoiser_input(moment, half, conditioning, latents)?;
+            let output = network(&NetworkPass {
+                input: &input,
+                timesteps: &timesteps,
+                conditioning,
+                half,
+            })?;
+            self.process.split_variance(&output.to_dtype(DType::F32)?)
+        };
+        let (prediction, variance) = half(self.denoise, Half::Conditional, &self.conditioning)?;
+        if !self.guidance.is_active() {
+            return Ok((prediction, variance));
         }
-        (Guidance::Domain { .. }, None) => Err(Error::NoPretrained),
-        _ => {
-            let mut both = Rows::new();
-            for (name, with) in conditional {
-                both.insert(name.clone(), Tensor::cat(&[with, &unconditional[name]], 0)?);
+        let (without, _) = match (self.guidance, &mut self.pretrained) {
+            (Guidance::Domain { .. }, Some(pretrained)) => {
+                half(pretrained, Half::Unconditional, &self.unconditional)?
             }
-            let (prediction, variance) = split(denoise, &Tensor::cat(&[input, input], 0)?, &both)?; // [2B, C, H, W]
-            let guided = guide(
-                &prediction.narrow(0, 0, count)?,
-                &prediction.narrow(0, count, count)?,
-                scale,
-            )?;
-            let variance = variance
-                .map(|variance| variance.narrow(0, 0, count))
-                .transpose()?;
-            Ok((guided, variance))
-        }
+            _ => half(self.denoise, Half::Unconditional, &self.unconditional)?,
+        };
+        Ok((
+            guide(&prediction, &without, self.guidance.scale())?,
+            variance,
+        ))
     }
 }
 
@@ -266,11 +335,20 @@ fn check(request: &Request, has_pretrained: bool) -> Result<(), Error> {
             });
         }
     }
-    let scale = request.guidance.scale();
+    check_guidance(request, request.guidance, has_pretrained)
+}
+
+/// Whether the request has what this guidance needs.
+fn check_guidance(
+    request: &Request,
+    guidance: Guidance,
+    has_pretrained: bool,
+) -> Result<(), Error> {
+    let scale = guidance.scale();
     if !scale.is_finite() || scale < 0.0 {
         return Err(Error::Scale(scale));
     }
-    if request.guidance.is_active() {
+    if guidance.is_active() {
         let lacking = |name: &&String| {
             request
                 .unconditional
@@ -280,7 +358,7 @@ fn check(request: &Request, has_pretrained: bool) -> Result<(), Error> {
         if let Some(name) = request.conditioning.keys().find(lacking) {
             return Err(Error::Unconditional { name: name.clone() });
         }
-        if matches!(request.guidance, Guidance::Domain { .. }) && !has_pretrained {
+        if matches!(guidance, Guidance::Domain { .. }) && !has_pretrained {
             return Err(Error::NoPretrained);
         }
     }
@@ -299,7 +377,9 @@ fn unconditional(request: &Request, conditional: &Rows, count: usize) -> TensorR
     conditional
         .keys()
         .map(|name| {
-            let one = &request.unconditional[name];
+            let Some(one) = request.unconditional.get(name) else {
+                candle_core::bail!("conditioning `{name}` has no unconditional form");
+            };
             let mut shape = one.dims().to_vec();
             shape[0] = count;
             Ok((name.clone(), one.broadcast_as(shape)?.contiguous()?))
@@ -308,10 +388,14 @@ fn unconditional(request: &Request, conditional: &Rows, count: usize) -> TensorR
 }
 
 /// Fresh noise, each image's from its own stream: `[B, C, H, W]`.
-fn noise(streams: &mut [Stream], request: &Request) -> TensorResult<Tensor> {
+fn noise(
+    streams: &mut [Stream],
+    shape: (usize, usize, usize),
+    device: &Device,
+) -> TensorResult<Tensor> {
     let drawn: Vec<Tensor> = streams
         .iter_mut()
-        .map(|stream| stream.normal(request.shape, &request.device))
+        .map(|stream| stream.normal(shape, device))
         .collect::<TensorResult<_>>()?;
     Tensor::stack(&drawn, 0)
 }

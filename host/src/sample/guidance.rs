@@ -36,6 +36,15 @@ impl Guidance {
         }
     }
 
+    /// The same guidance at another scale; classifier-free where there was none.
+    pub fn at_scale(self, scale: f64) -> Self {
+        match self {
+            Self::Off if scale == 1.0 => Self::Off,
+            Self::Off | Self::ClassifierFree { .. } => Self::ClassifierFree { scale },
+            Self::Domain { .. } => Self::Domain { scale },
+        }
+    }
+
     /// Whether the unconditional prediction is needed at all.
     pub fn is_active(self) -> bool {
         self.scale() != 1.0

@@ -19,6 +19,10 @@ mod spacing;
 mod tests;
 
 pub use error::Error;
-pub use generate::{Denoise, Moment, NoHooks, Progress, Request, Rows, SampleHooks, generate};
+pub use generate::{
+    Begin, Denoise, Half, Moment, NetworkPass, NoHooks, Progress, Request, Rows, SampleHooks,
+    generate,
+};
 pub use guidance::Guidance;
+pub(crate) use scheduler::level_at;
 pub use scheduler::{Sampler, SamplerKind, Scheduler, Step};

@@ -6,8 +6,8 @@ use candle_core::{Result as TensorResult, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Error, ddim::Ddim, ddpm::Ddpm, dpm_solver::DpmSolver, euler::Euler};
-use crate::diffusion::{Process, SchedulerConfig, Spacing};
+use super::{Error, ddim::Ddim, ddpm::Ddpm, dpm_solver::DpmSolver, euler::Euler, sigmas};
+use crate::diffusion::{Level, Process, SchedulerConfig, Spacing};
 
 /// The samplers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
@@ -148,6 +148,46 @@ impl Sampler {
                 timesteps,
             });
         }
+        self.check_settings()?;
+        Ok(match self.kind {
+            SamplerKind::Ddpm => Box::new(Ddpm::new(process, self)?),
+            SamplerKind::Ddim => Box::new(Ddim::new(process, self)?),
+            SamplerKind::DpmSolverPlusPlus2M => Box::new(DpmSolver::new(process, self)?),
+            SamplerKind::Euler => Box::new(Euler::new(process, self)?),
+        })
+    }
+
+    /// Prepares a run over these timesteps in place of `steps` and `spacing` (and of Karras' noise levels): any that fall strictly, a
+    /// single one too. Between training timesteps the noise to signal ratio is interpolated. The last step goes to the end.
+    ///
+    /// # Errors
+    /// Timesteps that are none, out of range or do not fall, and as for [`Sampler::build`].
+    pub fn build_along(
+        &self,
+        process: &Process,
+        timesteps: &[f32],
+    ) -> Result<Box<dyn Scheduler>, Error> {
+        let last = (process.num_train_timesteps() - 1) as f32;
+        let within = timesteps
+            .iter()
+            .all(|timestep| (0.0..=last).contains(timestep));
+        if timesteps.is_empty() || !within || timesteps.windows(2).any(|pair| pair[0] <= pair[1]) {
+            return Err(Error::Timesteps {
+                last: process.num_train_timesteps() - 1,
+            });
+        }
+        self.check_settings()?;
+        let timesteps = timesteps.to_vec();
+        Ok(match self.kind {
+            SamplerKind::Ddpm => Box::new(Ddpm::along(process, timesteps)?),
+            SamplerKind::Ddim => Box::new(Ddim::along(process, self, timesteps)),
+            SamplerKind::DpmSolverPlusPlus2M => Box::new(DpmSolver::along(process, timesteps)),
+            SamplerKind::Euler => Box::new(Euler::along(process, self, timesteps)),
+        })
+    }
+
+    /// Refuses what no process could make right.
+    fn check_settings(&self) -> Result<(), Error> {
         if !(0.0..=1.0).contains(&self.eta) {
             return Err(Error::Eta(self.eta));
         }
@@ -166,12 +206,7 @@ impl Sampler {
                 });
             }
         }
-        Ok(match self.kind {
-            SamplerKind::Ddpm => Box::new(Ddpm::new(process, self)?),
-            SamplerKind::Ddim => Box::new(Ddim::new(process, self)?),
-            SamplerKind::DpmSolverPlusPlus2M => Box::new(DpmSolver::new(process, self)?),
-            SamplerKind::Euler => Box::new(Euler::new(process, self)?),
-        })
+        Ok(())
     }
 
     /// Settings of the scheduler file that would change this sampler's steps in diffusers and have no effect here.
@@ -215,6 +250,14 @@ impl Sampler {
         self.karras
             .or(process.config().use_karras_sigmas)
             .unwrap_or(false)
+    }
+}
+
+/// The level at a timestep in range; between two training timesteps at the interpolated noise to signal ratio.
+pub(crate) fn level_at(process: &Process, timestep: f32) -> Level {
+    match process.levels().get(timestep as usize) {
+        Some(&level) if timestep.fract() == 0.0 => level,
+        _ => process.level_at_ratio(sigmas::at(&process.ratios(), f64::from(timestep))),
     }
 }
 

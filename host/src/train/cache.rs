@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::fs::Error;
+use crate::user;
 
 /// The folder of all caches: `HOST_CACHE_DIR`, else the user's cache directory, else the system's temporary one.
 pub fn root() -> PathBuf {
     match std::env::var_os("HOST_CACHE_DIR").filter(|dir| !dir.is_empty()) {
         Some(dir) => PathBuf::from(dir),
-        None => directories::ProjectDirs::from("", "", "diffusion-host").map_or_else(
-            || std::env::temp_dir().join("diffusion-host"),
+        None => user::folders().map_or_else(
+            || std::env::temp_dir().join(user::NAME),
             |dirs| dirs.cache_dir().to_path_buf(),
         ),
     }

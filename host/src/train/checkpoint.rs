@@ -12,6 +12,7 @@ use crate::data::LoaderState;
 use crate::fs;
 use crate::plugin::stack::PluginState;
 use crate::random::StreamState;
+use crate::report::Profile;
 
 use super::Error;
 
@@ -19,6 +20,8 @@ const PARAMETERS: &str = "parameters.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const EMA: &str = "ema.safetensors";
 const STATE: &str = "state.json";
+/// Apart from the state, because clocks differ where all else is equal.
+const PROFILE: &str = "profile.json";
 /// The ending of the file of a plugin's own state.
 const PLUGIN_STATE: &str = "plugin";
 
@@ -53,6 +56,8 @@ pub struct Checkpoint {
     pub moments: BTreeMap<String, Tensor>,
     /// The averaged parameters by name; empty without EMA.
     pub ema: BTreeMap<String, Tensor>,
+    /// Where the time of all steps so far went; empty in a checkpoint that does not say.
+    pub profile: Profile,
 }
 
 impl State {
@@ -92,13 +97,8 @@ impl Checkpoint {
                     &plugin.to_file(),
                 )?;
             }
-            let text =
-                serde_json::to_vec_pretty(&self.state).map_err(|error| Error::Unwritable {
-                    path: dir.join(STATE),
-                    reason: error.to_string(),
-                })?;
-            fs::write_atomic(&dir.join(STATE), &text)?;
-            Ok::<(), Error>(())
+            write_json(&dir.join(PROFILE), &self.profile)?;
+            write_json(&dir.join(STATE), &self.state)
         })?;
         Ok(place)
     }
@@ -120,6 +120,7 @@ impl Checkpoint {
             } else {
                 BTreeMap::new()
             },
+            profile: read_profile(&dir.join(PROFILE))?,
         })
     }
 }
@@ -219,6 +220,26 @@ fn read_plugins(dir: &Path) -> Result<Vec<PluginState>, Error> {
     Ok(states)
 }
 
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_vec_pretty(value).map_err(|error| Error::Unwritable {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    })?;
+    Ok(fs::write_atomic(path, &text)?)
+}
+
+fn read_profile(path: &Path) -> Result<Profile, Error> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Profile::default()),
+        Err(error) => return Err(fs::Error::io("read", path, error).into()),
+    };
+    serde_json::from_slice(&text).map_err(|error| Error::Unreadable {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    })
+}
+
 fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
     let unwritable = |reason: String| Error::Unwritable {
         path: path.to_path_buf(),
@@ -257,6 +278,10 @@ mod tests {
             parameters: named("w"),
             moments: named("w.exp_avg"),
             ema: named("w"),
+            profile: Profile {
+                steps: step,
+                ..Profile::default()
+            },
         }
     }
 
@@ -279,6 +304,12 @@ mod tests {
         assert_eq!(bits(&saved.parameters["w"]), bits(&read.parameters["w"]));
         assert_eq!(saved.state.streams, read.state.streams);
         assert_eq!(read.state.step, 7);
+        assert_eq!(read.profile, saved.profile);
+
+        // A checkpoint without one is whole: nothing but the report misses it.
+        std::fs::remove_file(place.join(PROFILE)).unwrap();
+        let without = Checkpoint::load(&place, &Device::Cpu).unwrap();
+        assert_eq!(without.profile, Profile::default());
     }
 
     #[test]

@@ -148,11 +148,6 @@ pub enum Error {
     /// The current model was asked for too early.
     #[error("the plugins are still being prepared: only the frozen model can be asked for")]
     StillPreparing,
-    /// A plugin changed the plan of sampling.
-    #[error(
-        "a plugin changed the timesteps or the guidance scale in `sample_begin`, which this host does not follow; set sample.steps, sample.spacing and sample.guidance instead"
-    )]
-    SamplingPlan,
     /// The disk refused.
     #[error(transparent)]
     Disk(#[from] crate::fs::Error),

@@ -1,34 +1,27 @@
 //! What a run trained, in the formats that other tools read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
 use crate::fs;
+use crate::plugin::services::AdapterFile;
 
-use super::{Error, Owner, Session};
+use super::{Error, Owner, Parameters, Session};
 
-/// Writes `adapter/`: the backbone with its trained parts merged in as a diffusers folder, if any of it trained, and each plugin's own parameters as
-/// `PLUGIN.safetensors`. Values are the parameters' as they stand.
+/// Writes `adapter/`: the backbone with its trained parts merged in as a diffusers folder, if any of it trained, and what the plugins trained: the
+/// files they declared, and as `PLUGIN.safetensors` what those do not hold. Values are the parameters' as they stand.
 ///
 /// # Errors
 /// Anything the disk refuses; an earlier `adapter/` stays until its successor is complete.
 pub(super) fn adapter(run: &Path, session: &Session, dtype: DType) -> Result<(), Error> {
-    let overlay = session.overlay();
-    let mut plugins: BTreeMap<String, BTreeMap<String, Tensor>> = BTreeMap::new();
-    for parameter in session.parameters.borrow().iter() {
-        if let Owner::Plugin(plugin) = &parameter.owner {
-            let own = parameter
-                .name
-                .strip_prefix(&format!("{plugin}."))
-                .unwrap_or(&parameter.name);
-            plugins
-                .entry(plugin.clone())
-                .or_default()
-                .insert(own.to_owned(), parameter.var.as_detached_tensor());
-        }
-    }
+    let overlay = session
+        .scales
+        .borrow()
+        .folded(&session.backbone, session.overlay())?;
+    let declared = session.adapters.borrow();
+    let undeclared = undeclared(&session.parameters.borrow(), &declared);
     fs::publish_dir(&run.join("adapter"), |dir| {
         if !overlay.is_empty() {
             session.backbone.save(dir, &overlay, dtype)?;
@@ -40,16 +33,84 @@ pub(super) fn adapter(run: &Path, session: &Session, dtype: DType) -> Result<(),
                 .config()
                 .write(&scheduler.join("scheduler_config.json"))?;
         }
-        for (plugin, tensors) in &plugins {
-            let path = dir.join(format!("{plugin}.safetensors"));
-            let bytes = safetensors::serialize(tensors.iter(), None).map_err(|error| {
-                Error::Unwritable {
-                    path: path.clone(),
-                    reason: error.to_string(),
-                }
-            })?;
-            fs::write_atomic(&path, &bytes)?;
+        let contested = contested(&declared);
+        for (plugin, file) in declared.iter() {
+            let dir = match contested {
+                true => dir.join(plugin),
+                false => dir.to_path_buf(),
+            };
+            write(&dir.join(&file.file), &file.metadata, &file.tensors)?;
+            for (path, content) in &file.texts {
+                fs::write_atomic(&dir.join(path), content.as_bytes())?;
+            }
+        }
+        for (plugin, tensors) in &undeclared {
+            let name = match declared.iter().any(|(declaring, _)| declaring == plugin) {
+                true => format!("{plugin}.rest.safetensors"),
+                false => format!("{plugin}.safetensors"),
+            };
+            write(&dir.join(name), &BTreeMap::new(), tensors)?;
         }
         Ok(())
     })
+}
+
+/// For each plugin its parameters, by their own names, that are in none of its files.
+fn undeclared(
+    parameters: &Parameters,
+    declared: &[(String, AdapterFile)],
+) -> BTreeMap<String, BTreeMap<String, Tensor>> {
+    let held: HashSet<_> = declared
+        .iter()
+        .flat_map(|(_, file)| file.tensors.values())
+        .map(Tensor::id)
+        .collect();
+    let mut rest: BTreeMap<String, BTreeMap<String, Tensor>> = BTreeMap::new();
+    for parameter in parameters.iter() {
+        let Owner::Plugin(plugin) = &parameter.owner else {
+            continue;
+        };
+        if held.contains(&parameter.var.as_tensor().id()) {
+            continue;
+        }
+        let own = parameter
+            .name
+            .strip_prefix(&format!("{plugin}."))
+            .unwrap_or(&parameter.name);
+        rest.entry(plugin.clone())
+            .or_default()
+            .insert(own.to_owned(), parameter.var.as_tensor().clone());
+    }
+    rest
+}
+
+/// Whether two plugins want one path.
+fn contested(declared: &[(String, AdapterFile)]) -> bool {
+    let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+    declared.iter().any(|(plugin, file)| {
+        let mut paths = std::iter::once(&file.file).chain(file.texts.keys());
+        paths.any(|path| *owners.entry(path).or_insert(plugin) != plugin)
+    })
+}
+
+/// Writes a file of tensors: halves as halves, all else as f32.
+fn write(
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<(), Error> {
+    let tensors = tensors
+        .iter()
+        .map(|(name, tensor)| (name.clone(), tensor))
+        .collect();
+    let dtype = |tensor: &Tensor| match tensor.dtype() {
+        half @ (DType::F16 | DType::BF16) => half,
+        _ => DType::F32,
+    };
+    Ok(fs::write_atomic_with(path, |file| {
+        fs::tensors::write(file, metadata, &tensors, dtype).map_err(|error| match error {
+            candle_core::Error::Io(error) => error,
+            error => std::io::Error::other(error.to_string()),
+        })
+    })?)
 }

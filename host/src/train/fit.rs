@@ -39,15 +39,22 @@ impl Records {
         })
     }
 
-    /// A PNG for TensorBoard.
+    /// Sample grids for TensorBoard, each a kind (empty for the main one) and its PNG.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn image(&mut self, step: u64, tag: &str, png: &[u8]) -> Result<(), Error> {
-        match &mut self.events {
-            Some(events) => Ok(events.image(step, tag, png)?),
-            None => Ok(()),
+    pub fn images(&mut self, step: u64, grids: &[(String, Vec<u8>)]) -> Result<(), Error> {
+        let Some(events) = &mut self.events else {
+            return Ok(());
+        };
+        for (kind, png) in grids {
+            let tag = match kind.as_str() {
+                "" => "samples".to_owned(),
+                kind => format!("samples/{kind}"),
+            };
+            events.image(step, &tag, png)?;
         }
+        Ok(())
     }
 }
 

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use plugin_api::Phase;
 
 use crate::cancel::Cancel;
 use crate::config::Resolved;
 use crate::plugin::resolve as plugins;
-use crate::plugin::stack::Stack;
+use crate::plugin::stack::{OutputPicture, Stack};
 use crate::pretrained::{self, Pretrained};
 use crate::random::Streams;
 use crate::report::Progress;
@@ -17,7 +17,7 @@ use crate::report::summary::Report;
 
 use super::checkpoint::{self, Checkpoint};
 use super::run::selections;
-use super::{Drawing, Error, Facts, Parameters, Session, Weights, draw_images, trainer};
+use super::{Drawing, Error, Facts, Parameters, Session, Weights, draw_pictures, trainer};
 
 /// Which of a run's saved weights to draw with.
 #[derive(Clone, Debug)]
@@ -35,8 +35,8 @@ pub struct Saved {
 /// What to draw.
 #[derive(Clone, Debug)]
 pub struct Drawn {
-    /// Images `[N, 3, H, W]` in `-1..=1`.
-    pub images: Tensor,
+    /// The pictures to keep, one entry a kind, each of all images.
+    pub pictures: Vec<OutputPicture>,
     /// Steps of training behind them; none for a backbone alone.
     pub step: Option<u64>,
 }
@@ -76,7 +76,7 @@ pub fn draw_saved(
             cancel,
         );
         return Ok(Drawn {
-            images: draw_images(&session, &Weights::Frozen, &drawing)?,
+            pictures: draw_pictures(&session, &Weights::Frozen, &drawing)?,
             step: None,
         });
     };
@@ -108,7 +108,7 @@ pub fn draw_saved(
     session.begin(stack);
     session.step.set(step);
     Ok(Drawn {
-        images: draw_images(&session, &Weights::Current(overlay), &drawing)?,
+        pictures: draw_pictures(&session, &Weights::Current(overlay), &drawing)?,
         step: Some(step),
     })
 }

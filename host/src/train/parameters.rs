@@ -14,6 +14,8 @@ use super::Error;
 pub enum Owner {
     /// It stands in for the backbone tensor of the same name.
     Backbone,
+    /// It multiplies the output of the backbone layer that its name begins with; see [`Scales`](super::scales::Scales).
+    Scale,
     /// A plugin created it; the string is the plugin's name in this run.
     Plugin(String),
 }
@@ -21,7 +23,7 @@ pub enum Owner {
 /// One trainable tensor.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// Unique in the run: the backbone's own key, or `plugin-name/parameter-name`.
+    /// Unique in the run: the backbone's own key, a layer's path with `.scale`, or `PLUGIN.PARAMETER`.
     pub name: String,
     /// Who brought it.
     pub owner: Owner,
@@ -87,6 +89,12 @@ impl Parameters {
     /// The parameter of this name.
     pub fn get(&self, name: &str) -> Option<&Parameter> {
         self.list.iter().find(|parameter| parameter.name == name)
+    }
+
+    /// Whether this very tensor is one of them, not only one like it.
+    pub fn holds(&self, tensor: &Tensor) -> bool {
+        let is = |parameter: &Parameter| parameter.var.as_tensor().id() == tensor.id();
+        self.list.iter().any(is)
     }
 
     /// Every parameter, in the order of creation.

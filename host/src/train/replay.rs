@@ -12,6 +12,7 @@ use crate::plugin::failure::PluginError;
 use crate::random::{StreamState, Streams};
 
 use super::Session;
+use super::scales::Adapted;
 
 /// The training pass whose blocks may run again.
 #[derive(Clone)]
@@ -68,9 +69,14 @@ impl Block {
         } = &self.pass;
         let stack = session.stack().map_err(candle_core::Error::wrap)?;
         let hook = stack.layer_hook(session.scene(*step, Phase::TRAIN));
+        let scales = session.scales.borrow();
+        let adapted = Adapted {
+            scales: &scales,
+            plugins: hook.as_ref(),
+        };
         let output = forward(&Pass {
             overlay: Some(overlay),
-            layers: hook.as_ref().map(|hook| hook as &dyn LayerHook),
+            layers: Some(&adapted as &dyn LayerHook),
             ..Pass::default()
         });
         if let Some(failure) = hook.and_then(|hook| hook.failure()) {

@@ -5,26 +5,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use plugin_api::Phase;
 
 use crate::cancel::Cancel;
 use crate::config::{Resolved, RunFile, Trainable};
-use crate::data::{self, DataOptions, Dataset, transform};
-use crate::fs::Error as FileError;
+use crate::data::{self, DataOptions, Dataset};
 use crate::plugin::resolve as plugins;
-use crate::plugin::stack::Stack;
+use crate::plugin::stack::{OutputPicture, Stack};
 use crate::pretrained::{self, Pretrained};
 use crate::random::Streams;
 use crate::report::Progress;
-use crate::report::summary::{Role, SampleGrid, Status};
+use crate::report::summary::{Role, Status};
 
 use super::checkpoint::{self, Checkpoint};
 use super::fit::{Ending, Records};
 use super::folder::{self, Existing, RUN_FILE};
+use super::sampling::plain;
 use super::story::Story;
 use super::{
-    Drawing, Error, Facts, Feed, Parameters, Session, Trainer, Weights, draw_images, export,
+    Drawing, Error, Facts, Feed, Parameters, Session, Trainer, Weights, draw_pictures, export,
     selection,
 };
 
@@ -144,17 +144,17 @@ fn train(
     let grids = config.sample.count > 0;
     if grids && trainer.done() == 0 {
         let start = Instant::now();
-        let target = target_images(&*dataset, config.sample.count)?;
-        story.grid(
-            &target,
+        let target = plain(target_images(&*dataset, config.sample.count)?);
+        story.grids(
+            &[target],
             Role::Target,
             "target",
             "The data",
             &dataset.describe(),
             None,
         )?;
-        let before = draw_images(&session, &Weights::Frozen, &drawing("samples before"))?;
-        let grid = story.grid(
+        let before = draw_pictures(&session, &Weights::Frozen, &drawing("samples before"))?;
+        let grids = story.grids(
             &before,
             Role::Before,
             "before",
@@ -162,7 +162,7 @@ fn train(
             &caption(config),
             Some(0),
         )?;
-        records.image(0, "samples", &grid)?;
+        records.images(0, &grids)?;
         story.wall("sample", start.elapsed());
     }
     story.save(Status::Running)?;
@@ -179,7 +179,7 @@ fn train(
             if grids && every > 0 && step.is_multiple_of(every) && step < config.train.steps {
                 let images = current_images(trainer, &drawing(&format!("samples at {step}")))?;
                 let (name, title) = (format!("step-{step:06}"), format!("After {step} steps"));
-                let grid = story.grid(
+                let grids = story.grids(
                     &images,
                     Role::Progress,
                     &name,
@@ -187,7 +187,7 @@ fn train(
                     &caption(config),
                     Some(step),
                 )?;
-                records.image(step, "samples", &grid)?;
+                records.images(step, &grids)?;
             }
             Ok(())
         },
@@ -201,7 +201,7 @@ fn train(
         if grids {
             let after = current_images(&trainer, &drawing("samples after"))?;
             let title = format!("After {step} steps");
-            let grid = story.grid(
+            let grids = story.grids(
                 &after,
                 Role::After,
                 "after",
@@ -209,7 +209,7 @@ fn train(
                 &caption(config),
                 Some(step),
             )?;
-            records.image(step, "samples", &grid)?;
+            records.images(step, &grids)?;
         }
         story.wall("sample", start.elapsed());
         trainer.with_averages(|trainer| {
@@ -323,9 +323,9 @@ fn target_images(dataset: &dyn Dataset, count: usize) -> Result<Tensor, Error> {
 }
 
 /// Samples of the model as trained so far, averaged where the run keeps averages.
-fn current_images(trainer: &Trainer, drawing: &Drawing) -> Result<Tensor, Error> {
+fn current_images(trainer: &Trainer, drawing: &Drawing) -> Result<Vec<OutputPicture>, Error> {
     trainer.with_averages(|trainer| {
-        draw_images(
+        draw_pictures(
             &trainer.session,
             &Weights::Current(trainer.overlay.clone()),
             drawing,
@@ -346,39 +346,7 @@ fn caption(config: &RunFile) -> String {
     )
 }
 
-/// Writes a grid of images to a PNG and gives the file's bytes.
-///
-/// # Errors
-/// A disk that refuses.
-pub(super) fn write_grid(images: &Tensor, path: &Path) -> Result<Vec<u8>, Error> {
-    let images = images.to_dtype(DType::F32)?;
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| FileError::io("create", folder, error))?;
-    }
-    transform::save_grid(&images, &transform::GridOptions::default(), path)?;
-    std::fs::read(path).map_err(|error| FileError::io("read", path, error).into())
-}
-
 /// Where a run folder keeps a grid of this name, relative to it.
 pub(super) fn grid_file(name: &str) -> PathBuf {
     Path::new("samples").join(format!("{name}.png"))
-}
-
-/// One grid for the report.
-pub(super) fn grid_entry(
-    role: Role,
-    name: &str,
-    title: &str,
-    caption: &str,
-    step: Option<u64>,
-    tile: usize,
-) -> SampleGrid {
-    SampleGrid {
-        role,
-        title: title.to_owned(),
-        caption: caption.to_owned(),
-        file: grid_file(name),
-        step,
-        tile: tile as u32,
-    }
 }

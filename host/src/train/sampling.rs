@@ -1,5 +1,7 @@
 //! Samples of a run: the same seeds and classes before, during and after training, so that they can stand side by side.
 
+mod hooks;
+
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Tensor};
@@ -8,9 +10,13 @@ use plugin_api::Phase;
 use crate::backbone::{Conditioning, Input, Overlay, Pass};
 use crate::config::SampleSection;
 use crate::data::Batch;
-use crate::plugin::slots::Slot;
-use crate::plugin::stack::{NetworkInput, SampleBegin, SampleStep};
-use crate::sample::{Guidance, Moment, Request, Rows, SampleHooks, Sampler, generate};
+use crate::plugin::stack::{NetworkInput, OutputPicture};
+use crate::sample::{
+    Guidance, Half, NetworkPass, NoHooks, Request, Rows, SampleHooks, Sampler, generate,
+};
+
+pub(super) use hooks::plain;
+use hooks::{Hooks, Shared, decoded};
 
 use super::{Error, Session};
 
@@ -29,6 +35,8 @@ pub struct Drawing {
     pub batch_size: usize,
     /// What the progress bar calls it; none without a bar.
     pub label: Option<String>,
+    /// What else plugins find in the bag of `sample_begin`; one row an image.
+    pub inputs: Batch,
 }
 
 impl Drawing {
@@ -60,6 +68,7 @@ impl Drawing {
             classes: (0..section.count).map(class).collect(),
             batch_size: section.batch_size,
             label: Some(label.to_owned()),
+            inputs: Batch::default(),
         }
     }
 }
@@ -74,57 +83,109 @@ pub enum Weights {
 }
 
 impl Weights {
-    /// The network's output, learned variance included, `[B, C or 2C, H, W]`. No gradients for the frozen weights.
+    /// The network's output for `input`, learned variance included, `[B, C or 2C, H, W]`. Its conditioning is the batch of `at`. No gradients for
+    /// the frozen weights.
     ///
     /// # Errors
     /// Inputs that do not fit, or a plugin that fails.
     pub fn forward(
         &self,
         session: &Session,
-        latents: &Tensor,
-        timesteps: &Tensor,
-        conditioning: &Conditioning,
+        input: &Tensor,
+        at: &NetworkInput<'_>,
         step: u64,
         phase: Phase,
     ) -> Result<Tensor, Error> {
-        let input = Input {
-            latents,
-            timesteps,
-            conditioning,
+        let conditioning = Conditioning {
+            tensors: at.batch.tensors.clone(),
+        };
+        let asked = Input {
+            latents: input,
+            timesteps: at.timesteps,
+            conditioning: &conditioning,
         };
         let Self::Current(overlay) = self else {
-            return Ok(session.backbone.forward(&input, &Pass::frozen())?);
+            return Ok(session.backbone.forward(&asked, &Pass::frozen())?);
         };
         let stack = session.stack()?;
         let scene = session.scene(step, phase);
-        let batch = Batch {
-            tensors: conditioning.tensors.clone(),
-            ..Batch::default()
-        };
-        let at = NetworkInput {
-            batch: &batch,
-            noisy_latents: latents,
-            timesteps,
-            latents: None,
-            unconditional: false,
-        };
-        let residuals =
-            stack.residuals(&scene, &at, latents, session.backbone.info().residual_sites)?;
+        let sites = session.backbone.info().residual_sites;
+        let residuals = stack.residuals(&scene, at, input, sites)?;
         let hook = stack.layer_hook(scene);
-        session.forward(&input, overlay, hook.as_ref(), residuals.as_deref(), None)
+        session.forward(&asked, overlay, hook.as_ref(), residuals.as_deref(), None)
     }
 }
 
-/// Draws latents `[N, C, H, W]`; for a pixel-space model images, clamped to `-1..=1`.
+/// Draws latents `[N, C, H, W]` as the weights have it, with the plugins' hooks for the current ones; for a pixel-space model images, clamped to
+/// `-1..=1`. Nothing is shown to the slot `output`: that is for what a user gets to see.
 ///
 /// # Errors
 /// A drawing the process or the backbone cannot serve, a plugin that fails, or an interruption.
-pub fn draw(
+pub fn draw_latents(
     session: &Session,
+    weights: &Weights,
+    drawing: &Drawing,
+) -> Result<Tensor, Error> {
+    let shared = Shared::new(session);
+    match weights {
+        Weights::Frozen => draw(&shared, weights, drawing, &mut NoHooks),
+        Weights::Current(_) => {
+            let mut hooks = Hooks {
+                shared: &shared,
+                drawing,
+                pictures: None,
+            };
+            draw(&shared, weights, drawing, &mut hooks)
+        }
+    }
+}
+
+/// Draws the pictures to keep: one entry a kind, each of all images. They are what the plugin at the slot `output` makes of the images; without one,
+/// and for the pretrained backbone alone, the images.
+///
+/// # Errors
+/// As [`draw_latents`].
+pub fn draw_pictures(
+    session: &Session,
+    weights: &Weights,
+    drawing: &Drawing,
+) -> Result<Vec<OutputPicture>, Error> {
+    let shared = Shared::new(session);
+    if let Weights::Frozen = weights {
+        let latents = draw(&shared, weights, drawing, &mut NoHooks)?;
+        return Ok(vec![plain(decoded(session, &latents)?)]);
+    }
+    let mut batches = Vec::new();
+    let mut hooks = Hooks {
+        shared: &shared,
+        drawing,
+        pictures: Some(&mut batches),
+    };
+    draw(&shared, weights, drawing, &mut hooks)?;
+    joined(batches)
+}
+
+/// The batches' pictures of one kind as one.
+fn joined(batches: Vec<OutputPicture>) -> Result<Vec<OutputPicture>, Error> {
+    let mut whole: Vec<OutputPicture> = Vec::new();
+    for part in batches {
+        let same =
+            |one: &&mut OutputPicture| (&one.kind, one.encoding) == (&part.kind, part.encoding);
+        match whole.iter_mut().find(same) {
+            Some(one) => one.images = Tensor::cat(&[&one.images, &part.images], 0)?,
+            None => whole.push(part),
+        }
+    }
+    Ok(whole)
+}
+
+fn draw(
+    shared: &Shared<'_>,
     weights: &Weights,
     drawing: &Drawing,
     hooks: &mut dyn SampleHooks,
 ) -> Result<Tensor, Error> {
+    let session = shared.session;
     let info = session.backbone.info();
     let device = session.backbone.device().clone();
     let labels = |labels: Vec<u32>| -> Result<Rows, Error> {
@@ -144,32 +205,18 @@ pub fn draw(
         pixels: true,
         device: device.clone(),
     };
-    // The sampling loop knows tensor errors only; a plugin's own error waits here.
-    let mut failed = None;
-    let mut pass = |weights: &Weights, latents: &Tensor, timesteps: &Tensor, rows: &Rows| {
-        let conditioning = Conditioning {
-            tensors: rows.clone(),
+    let pass = |weights: &Weights, asked: &NetworkPass<'_>| {
+        let at = NetworkInput {
+            batch: &shared.bag_of(asked.conditioning),
+            noisy_latents: asked.input,
+            timesteps: asked.timesteps,
+            latents: None,
+            unconditional: asked.half == Half::Unconditional,
         };
-        let output = weights.forward(
-            session,
-            latents,
-            timesteps,
-            &conditioning,
-            session.step.get(),
-            Phase::SAMPLE,
-        );
-        output
-            .map(|output| output.detach())
-            .map_err(|error| match error {
-                Error::Tensor(error) => error,
-                error => {
-                    let sentence = candle_core::Error::Msg(error.to_string());
-                    failed = Some(error);
-                    sentence
-                }
-            })
+        let step = session.step.get();
+        let output = weights.forward(session, asked.input, &at, step, Phase::SAMPLE);
+        shared.told(output.map(|output| output.detach()))
     };
-    let pass = std::cell::RefCell::new(&mut pass);
     let mut task = drawing.label.as_ref().map(|label| {
         session
             .progress
@@ -178,10 +225,8 @@ pub fn draw(
     let images = generate(
         &session.process,
         &request,
-        &mut |latents, timesteps, rows| (pass.borrow_mut())(weights, latents, timesteps, rows),
-        Some(&mut |latents, timesteps, rows| {
-            (pass.borrow_mut())(&Weights::Frozen, latents, timesteps, rows)
-        }),
+        &mut |asked| pass(weights, asked),
+        Some(&mut |asked| pass(&Weights::Frozen, asked)),
         hooks,
         &mut |at| {
             if let Some(task) = &mut task {
@@ -194,7 +239,7 @@ pub fn draw(
             }
         },
     );
-    let images = match (images, failed) {
+    let images = match (images, shared.failed.take()) {
         (Ok(images), _) => images,
         (Err(_), Some(error)) => return Err(error),
         (Err(error), None) => return Err(error.into()),
@@ -203,155 +248,4 @@ pub fn draw(
         task.finish();
     }
     Ok(images.to_dtype(DType::F32)?)
-}
-
-/// Draws images `[N, 3, H, W]` in `-1..=1` as the run's plugins have it: their layers, residuals and sampling hooks.
-///
-/// # Errors
-/// As [`draw`].
-pub fn draw_images(
-    session: &Session,
-    weights: &Weights,
-    drawing: &Drawing,
-) -> Result<Tensor, Error> {
-    let latents = match weights {
-        Weights::Frozen => draw(session, weights, drawing, &mut crate::sample::NoHooks)?,
-        Weights::Current(_) => {
-            let mut hooks = Hooks {
-                session,
-                drawing,
-                batch: Batch::default(),
-                failed: None,
-            };
-            let drawn = draw(session, weights, drawing, &mut hooks);
-            match hooks.failed {
-                Some(error) => return Err(error),
-                None => drawn?,
-            }
-        }
-    };
-    Ok(session
-        .encoder
-        .decode(&latents)?
-        .to_dtype(DType::F32)?
-        .clamp(-1f32, 1f32)?)
-}
-
-/// The plugins' part in the sampling loop.
-struct Hooks<'a> {
-    session: &'a Session,
-    drawing: &'a Drawing,
-    /// What `sample_begin` left for the later hooks.
-    batch: Batch,
-    failed: Option<Error>,
-}
-
-impl Hooks<'_> {
-    fn told<T>(&mut self, result: Result<T, Error>) -> candle_core::Result<T> {
-        result.map_err(|error| {
-            let sentence = candle_core::Error::Msg(error.to_string());
-            self.failed = Some(error);
-            sentence
-        })
-    }
-
-    fn begun(&mut self, moment: &Moment<'_>, latents: Tensor) -> Result<Tensor, Error> {
-        let timesteps: Vec<f64> = moment.timesteps.iter().map(|&t| f64::from(t)).collect();
-        let guidance = self.drawing.guidance.scale();
-        let begin = SampleBegin {
-            batch: Batch {
-                tensors: moment.conditioning.clone(),
-                ..Batch::default()
-            },
-            latents,
-            timesteps: timesteps.clone(),
-            guidance,
-            first: moment.images.start as u64,
-            seed: self.drawing.seeds.first().copied().unwrap_or(0),
-        };
-        let scene = self.session.scene(self.session.step.get(), Phase::SAMPLE);
-        let begun = self.session.stack()?.sample_begin(&scene, begin)?;
-        if begun.timesteps != timesteps || begun.guidance != guidance {
-            return Err(Error::SamplingPlan);
-        }
-        self.batch = begun.batch;
-        Ok(begun.latents)
-    }
-
-    fn stepped(
-        &mut self,
-        moment: &Moment<'_>,
-        prediction: &Tensor,
-        before: &Tensor,
-        latents: Tensor,
-    ) -> Result<Tensor, Error> {
-        let stack = self.session.stack()?;
-        if !stack.takes(Slot::SampleStep) {
-            return Ok(latents);
-        }
-        let told = Tensor::full(
-            moment.timestep.round() as u32,
-            latents.dim(0)?,
-            latents.device(),
-        )?;
-        let x0 = self.session.process.to_x0(prediction, before, &told)?;
-        let at = SampleStep {
-            batch: &self.batch,
-            index: moment.index,
-            steps: moment.timesteps.len(),
-            timestep: f64::from(moment.timestep),
-            next_timestep: moment
-                .timesteps
-                .get(moment.index + 1)
-                .map(|&t| f64::from(t)),
-            prediction,
-            x0: &x0,
-        };
-        let scene = self.session.scene(self.session.step.get(), Phase::SAMPLE);
-        Ok(stack.sample_step(&scene, &at, latents)?)
-    }
-
-    fn input(&mut self, moment: &Moment<'_>, latents: &Tensor) -> Result<Tensor, Error> {
-        let timesteps = Tensor::full(moment.timestep, latents.dim(0)?, latents.device())?;
-        let at = NetworkInput {
-            batch: &self.batch,
-            noisy_latents: latents,
-            timesteps: &timesteps,
-            latents: None,
-            unconditional: false,
-        };
-        let scene = self.session.scene(self.session.step.get(), Phase::SAMPLE);
-        Ok(self
-            .session
-            .stack()?
-            .denoiser_input(&scene, &at)?
-            .unwrap_or_else(|| latents.clone()))
-    }
-}
-
-impl SampleHooks for Hooks<'_> {
-    fn begin(&mut self, moment: &Moment<'_>, latents: Tensor) -> candle_core::Result<Tensor> {
-        let begun = self.begun(moment, latents);
-        self.told(begun)
-    }
-
-    fn denoiser_input(
-        &mut self,
-        moment: &Moment<'_>,
-        latents: &Tensor,
-    ) -> candle_core::Result<Tensor> {
-        let input = self.input(moment, latents);
-        self.told(input)
-    }
-
-    fn step(
-        &mut self,
-        moment: &Moment<'_>,
-        prediction: &Tensor,
-        before: &Tensor,
-        latents: Tensor,
-    ) -> candle_core::Result<Tensor> {
-        let stepped = self.stepped(moment, prediction, before, latents);
-        self.told(stepped)
-    }
 }

@@ -6,18 +6,21 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use super::Error;
 
+/// The selection that has learned scales beside its parameters.
+pub(super) const DIFFIT: &str = "diffit";
+
 /// The globs behind a selection's name; anything else is a glob itself. `*` stays within one part between dots, `**` does not.
 ///
 /// - `all`: every parameter.
 /// - `none`: no parameter.
 /// - `bias`: BitFit (Ben Zaken et al. 2022): every bias.
-/// - `diffit`: DiffFit (Xie et al. 2023) without its learned scales: every bias, the norms and the class embedding.
+/// - `diffit`: DiffFit (Xie et al. 2023): every bias, the norms and the class embedding; beside them train the [learned scales](super::scales).
 fn globs(selection: &str) -> Vec<&str> {
     match selection {
         "all" => vec!["**"],
         "none" => vec![],
         "bias" => vec!["**.bias"],
-        "diffit" => vec!["**.bias", "**.*norm*.weight", "**.class_embedder.**"],
+        DIFFIT => vec!["**.bias", "**.*norm*.weight", "**.class_embedder.**"],
         glob => vec![glob],
     }
 }

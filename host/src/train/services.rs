@@ -5,18 +5,19 @@ use std::path::PathBuf;
 use candle_core::Tensor;
 use plugin_api::{BackboneInfo, Error, LayerInfo, LayerKind, Model, ProcessInfo, RunInfo};
 
-use crate::backbone::{self, Conditioning};
+use crate::backbone;
 use crate::data::Batch;
 use crate::plugin::services::{
-    Answer, CacheFolder, Caller, Draw, Formula, ParameterRequest, SampleRequest, Services,
+    AdapterFile, Answer, CacheFolder, Caller, Draw, Formula, ParameterRequest, SampleRequest,
+    Services,
 };
+use crate::plugin::stack::NetworkInput;
 use crate::plugin::tensor_ops::dtype_code;
 use crate::random::Stream;
-use crate::sample::{Guidance, NoHooks, Sampler, SamplerKind};
+use crate::sample::{Guidance, Sampler, SamplerKind};
 
 use super::cache::{self, Entry};
-use super::sampling::{Drawing, Weights, draw};
-use super::session::AdapterFormat;
+use super::sampling::{Drawing, Weights, draw_latents};
 use super::{Owner, Session};
 
 impl Services for Session {
@@ -124,19 +125,16 @@ impl Services for Session {
         timesteps: &Tensor,
         batch: &Batch,
     ) -> Answer<Tensor> {
-        let conditioning = Conditioning {
-            tensors: batch.tensors.clone(),
+        let at = NetworkInput {
+            batch,
+            noisy_latents: latents,
+            timesteps,
+            latents: None,
+            unconditional: false,
         };
         let weights = self.weights(model)?;
         let output = weights
-            .forward(
-                self,
-                latents,
-                timesteps,
-                &conditioning,
-                caller.step,
-                caller.phase,
-            )
+            .forward(self, latents, &at, caller.step, caller.phase)
             .map_err(Error::msg)?;
         let (prediction, _) = self.process.split_variance(&output).map_err(Error::msg)?;
         Ok(prediction)
@@ -173,14 +171,14 @@ impl Services for Session {
             classes: labels,
             batch_size: request.batch_size,
             label: request.label,
+            inputs: further_inputs(request.model, request.count, request.batch)?,
         };
-        let images =
-            draw(self, &self.weights(request.model)?, &drawing, &mut NoHooks).map_err(|error| {
-                match error {
-                    super::Error::Sample(crate::sample::Error::Interrupted) => Error::Cancelled,
-                    error => Error::msg(error),
-                }
-            })?;
+        let images = draw_latents(self, &self.weights(request.model)?, &drawing).map_err(
+            |error| match error {
+                super::Error::Sample(crate::sample::Error::Interrupted) => Error::Cancelled,
+                error => Error::msg(error),
+            },
+        )?;
         match request.decode {
             true => self
                 .encoder
@@ -323,16 +321,25 @@ impl Services for Session {
         crate::fs::write_atomic(&folder.join(name), &content).map_err(Error::msg)
     }
 
-    fn adapter(&self, caller: &Caller<'_>, format: &str, config: &str, names: &str) -> Answer<()> {
-        let plugin = caller.plugin.to_owned();
+    fn adapter(&self, caller: &Caller<'_>, file: AdapterFile) -> Answer<()> {
+        for (name, tensor) in &file.tensors {
+            if !tensor.dtype().is_float() {
+                return Err(Error::msg(format!(
+                    "`{name}` of the adapter's file `{}` is {}; such files hold floats",
+                    file.file,
+                    tensor.dtype().as_str()
+                )));
+            }
+            if tensor.track_op() && !self.parameters.borrow().holds(tensor) {
+                return Err(Error::msg(format!(
+                    "`{name}` of the adapter's file `{}` is computed from parameters and would not follow them; hand over the parameter itself",
+                    file.file
+                )));
+            }
+        }
         let mut adapters = self.adapters.borrow_mut();
-        adapters.retain(|known| known.plugin != plugin);
-        adapters.push(AdapterFormat {
-            plugin,
-            format: format.to_owned(),
-            config: config.to_owned(),
-            names: names.to_owned(),
-        });
+        adapters.retain(|(plugin, known)| plugin != caller.plugin || known.file != file.file);
+        adapters.push((caller.plugin.to_owned(), file));
         Ok(())
     }
 
@@ -372,6 +379,34 @@ impl Session {
             Model::Current => Ok(Weights::Current(self.overlay())),
         }
     }
+}
+
+/// What a plugin gives its request for pictures along: a row an image, for the hooks of the current model.
+fn further_inputs(model: Model, count: usize, inputs: Batch) -> Answer<Batch> {
+    if model == Model::Frozen && !inputs.tensors.is_empty() {
+        return Err(Error::msg(
+            "the frozen model takes no further inputs to sampling; ask for classes, or for the current model",
+        ));
+    }
+    for (name, tensor) in &inputs.tensors {
+        if tensor.dims().first() != Some(&count) {
+            return Err(Error::msg(format!(
+                "`{name}` has shape {:?} for {count} pictures",
+                tensor.dims()
+            )));
+        }
+    }
+    // Lists of texts travel as JSON in `meta`.
+    if let Some(name) = inputs
+        .meta
+        .iter()
+        .find_map(|(name, value)| value.starts_with('[').then_some(name))
+    {
+        return Err(Error::msg(format!(
+            "sampling takes no texts yet, and `{name}` is some"
+        )));
+    }
+    Ok(inputs)
 }
 
 fn sampler_kind(name: &str) -> Answer<SamplerKind> {

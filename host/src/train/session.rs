@@ -13,6 +13,7 @@ use crate::cancel::Cancel;
 use crate::diffusion::Process;
 use crate::encode::Encoder;
 use crate::plugin::foreign::Scene;
+use crate::plugin::services::AdapterFile;
 use crate::plugin::stack::{AdaptedLayers, Stack};
 use crate::pretrained::Pretrained;
 use crate::random::Streams;
@@ -21,6 +22,7 @@ use crate::report::{Profiler, Progress};
 use super::Error;
 use super::parameters::Parameters;
 use super::replay::TrainingReplay;
+use super::scales::{Adapted, Scales};
 
 /// What a run is, in numbers and names.
 #[derive(Clone, Debug, Default)]
@@ -41,19 +43,6 @@ pub struct Facts {
     pub plugins: Vec<String>,
     /// The run folder; none when nothing is to be written.
     pub folder: Option<PathBuf>,
-}
-
-/// What a plugin says others can read its parameters as.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdapterFormat {
-    /// The plugin's name in the run.
-    pub plugin: String,
-    /// The format, such as `peft-lora`.
-    pub format: String,
-    /// The format's configuration, JSON.
-    pub config: String,
-    /// Parameter names that differ there, as a JSON object.
-    pub names: String,
 }
 
 /// One run. Plugins reach it in the middle of a step, so what changes sits behind cells.
@@ -80,10 +69,12 @@ pub struct Session {
     pub streams: RefCell<Streams>,
     /// Tensors in place of backbone weights that do not train.
     pub fixed: RefCell<Overlay>,
+    /// Factors of layers' outputs that train.
+    pub scales: RefCell<Scales>,
     /// What plugins measured in this step.
     pub metrics: RefCell<BTreeMap<String, f64>>,
-    /// Formats of what plugins train.
-    pub adapters: RefCell<Vec<AdapterFormat>>,
+    /// The files of the result that plugins declared, each with the plugin's name.
+    pub adapters: RefCell<Vec<(String, AdapterFile)>>,
     /// Why a plugin wants to end training.
     pub stop: RefCell<Option<String>>,
     /// The bar of a plugin's long task.
@@ -121,6 +112,7 @@ impl Session {
             parameters: RefCell::new(parameters),
             streams: RefCell::new(streams),
             fixed: RefCell::default(),
+            scales: RefCell::default(),
             metrics: RefCell::default(),
             adapters: RefCell::default(),
             stop: RefCell::default(),
@@ -176,9 +168,15 @@ impl Session {
         residuals: Option<&[Option<Tensor>]>,
         replay: Option<&TrainingReplay>,
     ) -> Result<Tensor, Error> {
+        let scales = self.scales.borrow();
+        let adapted = Adapted {
+            scales: &scales,
+            plugins: layers,
+        };
+        let some = layers.is_some() || !scales.is_empty();
         let pass = Pass {
             overlay: Some(overlay),
-            layers: layers.map(|layers| layers as &dyn LayerHook),
+            layers: some.then_some(&adapted as &dyn LayerHook),
             residuals,
             replay: replay.map(|replay| replay as &dyn Replay),
         };

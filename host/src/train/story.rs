@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use candle_core::Tensor;
-
 use crate::backbone::Backbone;
 use crate::data::Dataset;
+use crate::fs;
+use crate::plugin::stack::OutputPicture;
 use crate::pretrained::EMBEDDED;
 use crate::report::Environment;
 use crate::report::summary::{
-    Checkpoint, Data, Model, PluginReport, Report, Role, Setting, SlotUse, Status, Trainable,
-    folder_bytes,
+    Checkpoint, Data, Model, PluginReport, Report, Role, SampleGrid, Setting, SlotUse, Status,
+    Trainable, folder_bytes,
 };
 
-use super::run::{Job, grid_entry, grid_file, write_grid};
-use super::{Ending, Error, Owner, Session, Trainer, checkpoint};
+use super::run::{Job, grid_file};
+use super::{Ending, Error, Owner, Session, Trainer, checkpoint, pictures};
 
 /// A report in the making.
 pub(super) struct Story {
@@ -97,23 +97,38 @@ impl Story {
         self.report.wall.add(phase, time);
     }
 
-    /// Writes a grid into `samples/` and lists it; gives the PNG.
-    pub(super) fn grid(
+    /// Writes a grid for each kind of picture into `samples/` and lists it; gives the kinds and the PNGs.
+    pub(super) fn grids(
         &mut self,
-        images: &Tensor,
+        pictures: &[OutputPicture],
         role: Role,
         name: &str,
         title: &str,
         caption: &str,
         step: Option<u64>,
-    ) -> Result<Vec<u8>, Error> {
-        let png = write_grid(images, &self.folder.join(grid_file(name)))?;
-        let entry = grid_entry(role, name, title, caption, step, images.dim(3)?);
-        self.report
-            .samples
-            .retain(|sample| sample.file != entry.file);
-        self.report.samples.push(entry);
-        Ok(png)
+    ) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let mut grids = Vec::new();
+        for picture in pictures {
+            let file = pictures::named(&grid_file(name), &picture.kind);
+            let path = self.folder.join(&file);
+            pictures::write(picture, &path)?;
+            let png = std::fs::read(&path).map_err(|error| fs::Error::io("read", &path, error))?;
+            let title = match picture.kind.as_str() {
+                "" => title.to_owned(),
+                kind => format!("{title}: {kind}"),
+            };
+            self.report.samples.retain(|sample| sample.file != file);
+            self.report.samples.push(SampleGrid {
+                role,
+                title,
+                caption: caption.to_owned(),
+                file,
+                step,
+                tile: picture.images.dim(3)? as u32,
+            });
+            grids.push((picture.kind.clone(), png));
+        }
+        Ok(grids)
     }
 
     /// Lists what trains.
@@ -137,6 +152,7 @@ impl Story {
             .map(|((owner, name), (tensors, parameters))| Trainable {
                 owner: match owner {
                     Owner::Backbone => "overlay".to_owned(),
+                    Owner::Scale => "learned scales".to_owned(),
                     Owner::Plugin(name) => name,
                 },
                 name,

@@ -14,6 +14,7 @@ use crate::plugin::stack::{PluginState, Stack};
 use super::checkpoint::{Checkpoint, State};
 use super::optimizer::Optimizer;
 use super::parameters::{Ema, Owner, Swapped};
+use super::scales::Scales;
 use super::schedule::LearningRate;
 use super::{Error, Feed, Session, selection};
 
@@ -71,6 +72,7 @@ impl Trainer {
         }
         let mut position = (State::new(0, LoaderState::default()), Vec::new());
         if let Some(checkpoint) = resumed {
+            session.profiler.resume(&checkpoint.profile);
             optimizer.load_state(&checkpoint.moments)?;
             stack.load_state(&session.scene(done, Phase::CHECKPOINT), &checkpoint.plugins)?;
             // Preparing may have drawn numbers, as it did in the first session; the checkpoint knows what came after that.
@@ -171,6 +173,7 @@ impl Trainer {
                 .as_ref()
                 .map(|ema| ema.values().clone())
                 .unwrap_or_default(),
+            profile: self.session.profiler.profile(),
         };
         checkpoint.save(run)
     }
@@ -220,6 +223,9 @@ fn select_parameters(
         if chosen.contains(&name) && parameters.get(name).is_none() {
             parameters.add(name.to_owned(), Owner::Backbone, true, frozen)?;
         }
+    }
+    if asked.iter().any(|selection| selection == selection::DIFFIT) {
+        *session.scales.borrow_mut() = Scales::make(&session.backbone, &mut parameters)?;
     }
     Ok(())
 }

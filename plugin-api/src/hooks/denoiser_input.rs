@@ -18,7 +18,7 @@ pub trait DenoiserInputHook {
 message! {
     /// What is known before a pass of the network.
     pub struct DenoiserInputIn {
-        /// The batch; in sampling the bag that `sample_begin` left.
+        /// The batch; in sampling the bag that `sample_begin` left, with the conditioning of this pass.
         pub batch: Batch,
         /// Noisy latents, `[B, C, h, w]`.
         pub noisy_latents: Tensor,
@@ -26,7 +26,7 @@ message! {
         pub timesteps: Tensor,
         /// Clean latents, `[B, C, h, w]`; missing in sampling.
         pub latents: Option<Tensor>,
-        /// Whether this is the unconditional pass of classifier-free guidance.
+        /// Whether this is the unconditional pass of guidance: the host's conditioning is none (the null class), all else as it was.
         pub unconditional: bool,
     }
 }

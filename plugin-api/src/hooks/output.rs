@@ -7,12 +7,16 @@ use crate::{
     message::{FieldValue, list_items, message},
 };
 
-/// Turns decoded samples into what is written to disk: a depth map instead of a picture, one tile of a canvas. Exclusive. No gradients.
+/// Turns decoded samples into what a user gets to see: a depth map instead of a picture, one tile of a canvas. Exclusive. No gradients.
+///
+/// Called for each batch of samples, when they are done: for those of a run after its first step, and for those drawn from a run later. The
+/// pretrained backbone alone has no plugins, and [`Host::sample`](crate::Host::sample) hands its pictures to a plugin, so neither calls it.
 pub trait OutputHook {
-    /// Returns the pictures to write; one entry for each kind (`depth`, `depth_color`), each holding all N samples.
+    /// Returns the pictures to keep, and nothing else is kept: one entry for each kind (`depth`, `normals`), each holding all N samples. The
+    /// host writes a grid a kind: `after.png` for the kind `""`, `after-depth.png` for `depth`.
     ///
     /// # Errors
-    /// The host refuses shapes that do not fit the encoding.
+    /// The host refuses shapes that do not fit the encoding, and a kind that comes twice.
     fn output(&mut self, at: &OutputIn, host: &Host) -> Result<Vec<Picture>>;
 }
 
@@ -46,11 +50,11 @@ message! {
     pub struct OutputIn {
         /// The bag that `sample_begin` left.
         pub batch: Batch,
-        /// Clean latents, `[N, C, h, w]`.
+        /// Clean latents, `[N, C, h, w]`; their height and width are those that `sample_begin` chose.
         pub latents: Tensor,
         /// Decoded pictures, `[N, 3, H, W]` f32, clamped to -1..1.
         pub images: Tensor,
-        /// A name for each sample, without extension.
+        /// A name for each sample: its number within the whole request, six digits.
         pub names: Vec<String>,
     }
 }
@@ -58,7 +62,7 @@ message! {
 message! {
     /// One kind of picture of all samples.
     pub struct Picture {
-        /// What kind: becomes part of the file name; empty for the main one.
+        /// What kind, in letters, digits, `_` and `-`: becomes part of the file name; empty for the main one.
         pub kind: String,
         /// `[N, 3, H, W]` or `[N, 1, H, W]`, with the range the encoding wants.
         pub images: Tensor,

@@ -18,13 +18,13 @@ pub trait ResidualsHook {
 message! {
     /// What is known before a pass of the network.
     pub struct ResidualsIn {
-        /// The batch; in sampling the bag that `sample_begin` left.
+        /// The batch; in sampling the bag that `sample_begin` left, with the conditioning of this pass.
         pub batch: Batch,
         /// What the network sees, after `denoiser_input`, `[B, C, h, w]`.
         pub input: Tensor,
         /// `[B]`: u32 in training, f32 in sampling.
         pub timesteps: Tensor,
-        /// Whether this is the unconditional pass of classifier-free guidance.
+        /// Whether this is the unconditional pass of guidance: the host's conditioning is none (the null class), all else as it was.
         pub unconditional: bool,
     }
 }

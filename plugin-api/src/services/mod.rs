@@ -2,6 +2,7 @@
 //!
 //! One file a family. A host decodes [`ServiceDef::In`], does the work, and encodes [`ServiceDef::Out`].
 
+mod adapter;
 mod blocks;
 mod cache;
 mod model;
@@ -11,6 +12,7 @@ mod random;
 mod run;
 mod sampling;
 
+pub use adapter::{AdapterFile, AdapterIn};
 pub use blocks::{BlockCopy, CopyBlocksIn, CopyBlocksOut, RunBlocksIn, RunBlocksOut};
 pub use cache::{CacheEntry, CacheIn, CacheOut};
 pub use model::{
@@ -20,7 +22,7 @@ pub use model::{
 pub use parameters::{Init, InitMessage, NameIn, ParameterIn, StandInIn};
 pub use process::{ProcessIn, ProcessInfo};
 pub use random::{Random, RandomIn};
-pub use run::{AdapterIn, ArtifactIn, MetricIn, Nothing, ProgressIn, RunInfo, StopIn};
+pub use run::{ArtifactIn, MetricIn, Nothing, ProgressIn, RunInfo, StopIn};
 pub use sampling::{SampleIn, SampleOut, SampleRequest};
 
 use crate::message::Message;
@@ -134,7 +136,7 @@ services! {
     Progress = 25 "progress" since 0: ProgressIn => Nothing;
     /// A file for the run folder.
     Artifact = 26 "artifact" since 0: ArtifactIn => Nothing;
-    /// The ecosystem format of the plugin's parameters.
+    /// A file of the result in a format that others read.
     Adapter = 27 "adapter" since 0: AdapterIn => Nothing;
     /// A request to end training.
     Stop = 28 "stop" since 0: StopIn => Nothing;

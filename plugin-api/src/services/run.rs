@@ -1,6 +1,6 @@
 //! The run itself: its settings, and what a plugin contributes to its record.
 
-use super::{Adapter, Artifact, Metric, Progress, Run, Stop, model::NoIn};
+use super::{Artifact, Metric, Progress, Run, Stop, model::NoIn};
 use crate::{Host, Result, message::message};
 
 message! {
@@ -63,18 +63,6 @@ message! {
 }
 
 message! {
-    /// The ecosystem format of the plugin's parameters.
-    pub struct AdapterIn {
-        /// Format name, such as `peft-lora` or `diffusers-controlnet`.
-        pub format: String,
-        /// The format's own configuration, JSON.
-        pub config: String,
-        /// For each plugin parameter that has another name in the format, its name there, as JSON object.
-        pub names: String,
-    }
-}
-
-message! {
     /// A request to end training.
     pub struct StopIn {
         /// Why, in one sentence.
@@ -125,21 +113,6 @@ impl Host {
             name: name.to_owned(),
             content: content.into(),
         })?;
-        Ok(())
-    }
-
-    /// States that this plugin's parameters are an adapter in a format others read, so that the host exports it with checkpoints.
-    /// `config` is the format's configuration file; `names` maps parameter names to the format's, as a JSON object (`{}` for none).
-    ///
-    /// # Errors
-    /// For a format the host does not write.
-    pub fn adapter(&self, format: &str, config: &str, names: &str) -> Result<()> {
-        let request = AdapterIn {
-            format: format.to_owned(),
-            config: config.to_owned(),
-            names: names.to_owned(),
-        };
-        self.call::<Adapter>(request)?;
         Ok(())
     }
 

@@ -30,7 +30,7 @@ message! {
         pub decode: bool,
         /// What to call the work in the progress bar; missing means no bar.
         pub label: Option<String>,
-        /// More inputs of the model by name.
+        /// More inputs by name, one row a picture, for the hooks of the current model: they are in the bag of `sample_begin`.
         pub batch: Batch,
     }
 }
@@ -79,6 +79,8 @@ impl SampleIn {
 
 impl Host {
     /// Draws pictures: `[count, 3, H, W]` f32 in -1..1 (or latents, see [`SampleIn::decode`]). No gradients.
+    ///
+    /// The frozen model draws alone; the current one draws with every plugin's layers, residuals and sampling hooks but `output`.
     ///
     /// # Errors
     /// For an unknown sampler, labels that do not match the count, or [`Error::Reentrant`](crate::Error::Reentrant)

@@ -13,10 +13,15 @@ mod targets;
 use std::collections::HashMap;
 
 use plugin_api::hooks::{LayerHook, PrepareHook};
-use plugin_api::{DType, Host, Init, LayerInfo, Plugin, Result, Tensor, export_plugin};
+use plugin_api::{
+    AdapterFile, DType, Host, Init, LayerInfo, Plugin, Result, Tensor, export_plugin,
+};
 use serde_json::json;
 
 pub use settings::LoraSettings;
+
+/// The part of a diffusers pipeline whose layers are adapted.
+const PART: &str = "transformer";
 
 /// Negative slope of the initialisation of `A`: PyTorch's for a linear layer, and PEFT's.
 const SLOPE: f64 = 2.236_067_977_499_79; // sqrt(5)
@@ -75,23 +80,44 @@ impl PrepareHook for Lora {
             adapted.len(),
             layers.len()
         );
-        host.adapter("peft-lora", &self.peft_config(&adapted), "{}")
+        host.adapter(self.weights_file(&adapted))
     }
 }
 
 impl Lora {
-    /// What PEFT's `adapter_config.json` says of the updates.
+    /// The updates as diffusers keeps LoRA weights: PEFT's names below the part of the pipeline, and PEFT's configuration in the header.
+    fn weights_file(&self, adapted: &[&LayerInfo]) -> AdapterFile {
+        let mut file = AdapterFile::new("pytorch_lora_weights.safetensors")
+            .metadata("lora_adapter_metadata", self.peft_config(adapted));
+        for layer in adapted {
+            if let Some(Update { a, b }) = self.updates.get(&layer.id) {
+                for (part, weight) in [("A", a), ("B", b)] {
+                    let name = format!("{PART}.{}.lora_{part}.weight", layer.path);
+                    file = file.tensor(name, weight);
+                }
+            }
+        }
+        file
+    }
+
+    /// What PEFT's `LoraConfig` says of the updates, each key below the part of the pipeline.
     fn peft_config(&self, adapted: &[&LayerInfo]) -> String {
         let paths: Vec<&str> = adapted.iter().map(|layer| layer.path.as_str()).collect();
-        json!({
+        let config = json!({
             "peft_type": "LORA",
             "r": self.settings.rank,
             "lora_alpha": self.settings.alpha(),
             "lora_dropout": 0.0,
             "bias": "none",
             "target_modules": paths,
-        })
-        .to_string()
+        });
+        let prefixed: serde_json::Map<String, serde_json::Value> = config
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (format!("{PART}.{key}"), value.clone()))
+            .collect();
+        json!(prefixed).to_string()
     }
 }
 

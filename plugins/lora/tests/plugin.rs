@@ -1,11 +1,12 @@
 //! The plugin's hooks on the plugin crate's small test host: which parameters it makes, what it adds to a layer, and what it refuses.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use lora::Lora;
 use plugin_api::hooks::{LayerHook, PrepareHook};
-use plugin_api::services::{self, AdapterIn, LayersOut, Nothing};
+use plugin_api::services::{self, LayersOut, Nothing};
 use plugin_api::testing::TestHost;
 use plugin_api::{DType, Host, LayerInfo, LayerKind, Result, Tensor};
 use serde_json::Value;
@@ -41,14 +42,26 @@ fn layers() -> Vec<LayerInfo> {
         .collect()
 }
 
-/// A host with a backbone of two blocks; it keeps what it was told of the adapter's format.
-fn rig() -> (TestHost, Arc<Mutex<Vec<AdapterIn>>>) {
+/// What the host was told of a file: its path, the shapes by name, the header.
+struct Told {
+    file: String,
+    shapes: BTreeMap<String, Vec<usize>>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// A host with a backbone of two blocks; it keeps what it was told of the adapter's files.
+fn rig() -> (TestHost, Arc<Mutex<Vec<Told>>>) {
     let host = TestHost::new();
     let told = Arc::new(Mutex::new(Vec::new()));
     let kept = told.clone();
     host.answer::<services::Layers>(|_| Ok(LayersOut { layers: layers() }));
     host.answer::<services::Adapter>(move |adapter| {
-        kept.lock().unwrap().push(adapter);
+        let shapes = adapter.tensors.iter();
+        kept.lock().unwrap().push(Told {
+            file: adapter.file,
+            shapes: shapes.map(|(name, x)| (name.clone(), x.dims())).collect(),
+            metadata: adapter.metadata,
+        });
         Ok(Nothing {})
     });
     (host, told)
@@ -231,12 +244,20 @@ fn the_host_is_told_how_peft_calls_it() {
     );
     let told = told.lock().unwrap();
     assert_eq!(told.len(), 1);
-    assert_eq!(told[0].format, "peft-lora");
-    let config: Value = serde_json::from_str(&told[0].config).unwrap();
-    assert_eq!(config["r"], 8);
-    assert_eq!(config["lora_alpha"], 4.0);
+    assert_eq!(told[0].file, "pytorch_lora_weights.safetensors");
+    let shapes = &told[0].shapes;
+    assert_eq!(shapes.len(), 4);
+    for block in 0..2 {
+        let name = |part: &str| format!("transformer.blocks.{block}.attn1.to_q.lora_{part}.weight");
+        assert_eq!(shapes[&name("A")], [8, INPUTS]);
+        assert_eq!(shapes[&name("B")], [OUTPUTS, 8]);
+    }
+    let config = &told[0].metadata["lora_adapter_metadata"];
+    let config: Value = serde_json::from_str(config).unwrap();
+    assert_eq!(config["transformer.r"], 8);
+    assert_eq!(config["transformer.lora_alpha"], 4.0);
     assert_eq!(
-        config["target_modules"],
+        config["transformer.target_modules"],
         serde_json::json!(["blocks.0.attn1.to_q", "blocks.1.attn1.to_q"])
     );
 }

@@ -24,8 +24,7 @@ fn a_panic_in_a_plugin_is_told_with_its_place_and_keeps_the_last_good_step() {
     // The saved state is that of the same run without the panic.
     let sound = "--plugin probe --set probe.at= --set probe.how=panic --set probe.after=3 --set sample.count=0";
     lab.train(&format!("{sound} --steps 3 --out sound")).done();
-    let parameters = |run: &str| lab.files(&format!("{run}/checkpoints/step-3"));
-    assert_eq!(parameters("run"), parameters("sound"));
+    assert_eq!(lab.checkpoint("run", 3), lab.checkpoint("sound", 3));
 
     let again = lab
         .host("run --resume --out run")
@@ -144,8 +143,7 @@ fn a_disk_that_takes_no_more_keeps_the_earlier_checkpoint_and_the_run_can_go_on(
     );
 
     lab.host("run --resume --out run --steps 5").done();
-    let last = |run: &str| lab.files(&format!("{run}/checkpoints/step-5"));
-    assert_eq!(last("run"), last("straight"));
+    assert_eq!(lab.checkpoint("run", 5), lab.checkpoint("straight", 5));
 }
 
 #[test]
@@ -154,8 +152,8 @@ fn a_damaged_checkpoint_is_named_and_an_earlier_one_serves_once_it_is_gone() {
     lab.train("--steps 4 --checkpoint-every 2 --set sample.count=0 --out run")
         .done();
     let newest = lab.path("run/checkpoints/step-4");
-    let last = lab.files("run/checkpoints/step-4");
-    for file in last.keys() {
+    let last = lab.checkpoint("run", 4);
+    for file in lab.files("run/checkpoints/step-4").keys() {
         let whole = std::fs::read(newest.join(file)).unwrap();
         std::fs::write(newest.join(file), &whole[..whole.len() / 2]).unwrap();
         let name = file.display().to_string();
@@ -165,5 +163,5 @@ fn a_damaged_checkpoint_is_named_and_an_earlier_one_serves_once_it_is_gone() {
     }
     std::fs::remove_dir_all(newest).unwrap();
     lab.host("run --resume --out run --steps 4").done();
-    assert_eq!(lab.files("run/checkpoints/step-4"), last);
+    assert_eq!(lab.checkpoint("run", 4), last);
 }

@@ -8,7 +8,10 @@ use integration_tests::{DIFF_TUNING, Lab, tensors, values};
 
 /// The plugin's parameters in a run's adapter.
 fn updates(lab: &Lab, run: &str) -> BTreeMap<String, Tensor> {
-    tensors(&lab.path(run).join("adapter/lora.safetensors"))
+    tensors(
+        &lab.path(run)
+            .join("adapter/pytorch_lora_weights.safetensors"),
+    )
 }
 
 #[test]
@@ -29,7 +32,7 @@ fn lora_trains_its_updates_and_nothing_else() {
     let expected: Vec<String> = (0..2)
         .flat_map(|block| {
             ["to_k", "to_out.0", "to_q", "to_v"]
-                .map(|end| format!("transformer_blocks.{block}.attn1.{end}"))
+                .map(|end| format!("transformer.transformer_blocks.{block}.attn1.{end}"))
         })
         .flat_map(|path| ["A", "B"].map(|part| format!("{path}.lora_{part}.weight")))
         .collect();

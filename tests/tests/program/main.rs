@@ -1,6 +1,7 @@
 //! The real program with real plugin files, as a user would run them.
 #![allow(clippy::unwrap_used)]
 
+mod adapters;
 mod bad_backbone;
 mod bad_data;
 mod bad_plugin;
@@ -13,4 +14,5 @@ mod models;
 mod plugins;
 mod resume;
 mod run_folder;
+mod sampling;
 mod training;

@@ -198,6 +198,10 @@ fn the_doctor_finds_the_plugins() {
         names.contains(&"diff_tuning") && names.contains(&"probe"),
         "{names:?}"
     );
+    // The user's own folder has the name of the user's cache folder.
+    let places = found["plugin_places"].to_string();
+    let folder = lab.path("home/data/diffusion-host/plugins");
+    assert!(places.contains(&*folder.to_string_lossy()), "{places}");
 }
 
 #[test]

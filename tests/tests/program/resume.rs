@@ -34,8 +34,7 @@ fn check_equal(lab: &Lab, straight: &str, broken: &str, step: u64) {
     let (expected, found) = (measured(lab, straight), measured(lab, broken));
     assert_eq!(expected.len() as u64, step);
     assert_eq!(expected, found);
-    let files = |run: &str| lab.files(&format!("{run}/checkpoints/step-{step}"));
-    let (expected, found) = (files(straight), files(broken));
+    let (expected, found) = (lab.checkpoint(straight, step), lab.checkpoint(broken, step));
     let names: Vec<String> = expected
         .keys()
         .map(|name| name.display().to_string())
@@ -57,6 +56,16 @@ fn check_equal(lab: &Lab, straight: &str, broken: &str, step: u64) {
         lab.files(&format!("{straight}/adapter")),
         lab.files(&format!("{broken}/adapter"))
     );
+    for run in [straight, broken] {
+        let report = lab.json(&format!("{run}/report.json"));
+        assert_eq!(report["profile"]["steps"], step, "{run}");
+        let sections = report["profile"]["sections"].as_array().unwrap();
+        let forward = sections
+            .iter()
+            .find(|time| time["section"]["phase"] == "forward");
+        // Two micro-batches a step.
+        assert_eq!(forward.unwrap()["calls"], 2 * step, "{run}");
+    }
 }
 
 #[test]
@@ -73,6 +82,12 @@ fn a_run_resumed_with_another_number_of_threads_equals_the_uninterrupted_one() {
         .done();
     assert!(
         !settings.stderr.contains("goes on otherwise"),
+        "{}",
+        settings.told()
+    );
+    let last = settings.stderr.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with("train: 11 steps, the last 7 in "),
         "{}",
         settings.told()
     );

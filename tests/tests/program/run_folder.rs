@@ -47,3 +47,29 @@ fn resuming_and_overwriting_at_once_is_wrong_usage() {
         outcome.told()
     );
 }
+
+#[test]
+fn the_page_of_a_run_is_made_anew_from_its_folder() {
+    let lab = Lab::new();
+    lab.train("--steps 2 --set sample.count=1 --out run").done();
+    let page = lab.path("run/report.html");
+    let first = std::fs::read_to_string(&page).unwrap();
+    std::fs::remove_file(&page).unwrap();
+    let told = lab.host("report --run run").done();
+    assert_eq!(told.stdout.trim(), "wrote run/report.html");
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), first);
+
+    // It follows the folder: a run that was killed early has no report.json.
+    std::fs::remove_file(lab.path("run/report.json")).unwrap();
+    std::fs::copy(
+        lab.path("run/samples/before.png"),
+        lab.path("run/samples/by_hand.png"),
+    )
+    .unwrap();
+    let json = lab.host("report --run run --json").done().json();
+    assert_eq!(json["report"], "run/report.html");
+    let again = std::fs::read_to_string(&page).unwrap();
+    assert!(again.contains("by_hand") && !first.contains("by_hand"));
+    lab.host("report --run pictures")
+        .refused(2, &["pictures is no run folder", "run.toml"]);
+}

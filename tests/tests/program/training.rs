@@ -232,6 +232,79 @@ fn training_what_globs_select_changes_exactly_that() {
 }
 
 #[test]
+fn difffits_scales_start_at_one_train_and_fold_into_the_exported_layers() {
+    let lab = Lab::new();
+    let train = |selection: &str, further: &str| {
+        lab.train(&format!(
+            "--set train.trainable={selection} {further} --out {selection}"
+        ))
+        .done();
+        lab.metrics(selection)
+    };
+    let [scaled, plain] = ["diffit", "bias"].map(|selection| {
+        let further = "--steps 12 --lr 0.02 --set sample.guidance=2";
+        train(selection, further)
+    });
+    // The first step's loss is the pretrained model's in both, to the last bit.
+    assert_eq!(scaled[0]["loss"], plain[0]["loss"]);
+
+    let saved = tensors(&lab.path("diffit/checkpoints/step-12/ema.safetensors"));
+    let scales: Vec<(&String, f32)> = saved
+        .iter()
+        .filter(|(name, _)| name.ends_with(".scale"))
+        .map(|(name, scale)| (name, values(scale)[0]))
+        .collect();
+    let names: Vec<&str> = scales.iter().map(|(name, _)| name.as_str()).collect();
+    let expected = [
+        "transformer_blocks.0.attn1.to_out.0.scale",
+        "transformer_blocks.0.ff.net.2.scale",
+        "transformer_blocks.1.attn1.to_out.0.scale",
+        "transformer_blocks.1.ff.net.2.scale",
+    ];
+    assert_eq!(names, expected);
+    assert!(scales.iter().all(|(_, scale)| *scale != 1.0), "{scales:?}");
+
+    const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
+    let pretrained = tensors(&lab.path("tiny").join(WEIGHTS));
+    let exported = tensors(&lab.path("diffit/adapter").join(WEIGHTS));
+    for (name, scale) in &scales {
+        let layer = name.trim_end_matches(".scale");
+        let weight = format!("{layer}.weight");
+        let bias = format!("{layer}.bias");
+        let close = |before: &[f32], after: &[f32]| {
+            let mut pairs = before.iter().zip(after);
+            pairs.all(|(before, after)| (before * scale - after).abs() < 1e-6)
+        };
+        assert!(close(
+            &values(&pretrained[&weight]),
+            &values(&exported[&weight])
+        ));
+        assert!(close(&values(&saved[&bias]), &values(&exported[&bias])));
+    }
+    // Who knows no scales draws the same with what was exported.
+    let draw = |model: &str| {
+        let out = model.replace([' ', '/', '-'], "");
+        let settings = "--count 2 --steps 2 --guidance 2 --class 0,1 --threads 1";
+        lab.host(&format!("sample {model} {settings} --out {out}.png"))
+            .done();
+        image::open(lab.path(&format!("{out}.png")))
+            .unwrap()
+            .to_rgb8()
+    };
+    let (run, adapter, before) = (
+        draw("--run diffit"),
+        draw("--backbone diffit/adapter"),
+        draw("--backbone tiny"),
+    );
+    let apart = |a: &image::RgbImage, b: &image::RgbImage| {
+        let pairs = a.as_raw().iter().zip(b.as_raw());
+        pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+    };
+    assert!(apart(&run, &adapter) <= 1, "{}", apart(&run, &adapter));
+    assert!(apart(&run, &before) > 3, "{}", apart(&run, &before));
+}
+
+#[test]
 fn a_strangers_plugin_trains_together_with_ours() {
     let lab = Lab::new();
     let stranger = third_party().display();

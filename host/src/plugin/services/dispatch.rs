@@ -12,11 +12,14 @@ use plugin_api::services as api;
 use plugin_api::services::{Service, ServiceDef, TensorOut};
 
 use super::{
-    Answer, CacheFolder, Caller, Draw, Formula, Init, ParameterRequest, SampleRequest, Services,
-    log,
+    AdapterFile, Answer, CacheFolder, Caller, Draw, Formula, Init, ParameterRequest, SampleRequest,
+    Services, log,
 };
 use crate::plugin::bag;
 use crate::plugin::tensor_ops::{export, import};
+
+/// How the files of tensors that plugins declare are called.
+const ADAPTER_ENDING: &str = ".safetensors";
 
 /// What the boundary's `context` pointer points at during one hook call.
 pub(in crate::plugin) struct Context<'a> {
@@ -149,7 +152,7 @@ fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
             }
             done(host.artifact(caller, &asked.name, asked.content)?)
         };
-        Adapter(asked) => done(host.adapter(caller, &asked.format, &asked.config, &asked.names)?);
+        Adapter(asked) => done(host.adapter(caller, adapter_file(asked)?)?);
         Stop(asked) => done(host.stop(caller, &asked.reason)?);
     }
     Err(Error::Unsupported {
@@ -170,6 +173,59 @@ fn parameter_request(asked: api::ParameterIn) -> Answer<ParameterRequest> {
         init: Init::decode(asked.init)?,
         decay: asked.decay.unwrap_or(true),
     })
+}
+
+/// What holds of an adapter's file whoever writes it: paths that stay where they belong, and something to write.
+fn adapter_file(asked: api::AdapterIn) -> Answer<AdapterFile> {
+    let file = asked.file;
+    if !file.ends_with(ADAPTER_ENDING) {
+        return Err(Error::msg(format!(
+            "the adapter's file `{file}` must end in {ADAPTER_ENDING}"
+        )));
+    }
+    for path in std::iter::once(&file).chain(asked.texts.keys()) {
+        if let Some(problem) = misplaced(path) {
+            return Err(Error::msg(format!("the adapter's file `{path}` {problem}")));
+        }
+    }
+    if let Some(text) = asked
+        .texts
+        .keys()
+        .find(|text| text.ends_with(ADAPTER_ENDING))
+    {
+        return Err(Error::msg(format!(
+            "the adapter's `{text}` is named as a file of tensors and is a text"
+        )));
+    }
+    if asked.tensors.is_empty() {
+        return Err(Error::msg(format!(
+            "the adapter's file `{file}` holds no tensor"
+        )));
+    }
+    let import_one = |(name, tensor): (String, plugin_api::Tensor)| Ok((name, import(&tensor)?));
+    Ok(AdapterFile {
+        file,
+        tensors: asked
+            .tensors
+            .into_iter()
+            .map(import_one)
+            .collect::<Answer<_>>()?,
+        metadata: asked.metadata,
+        texts: asked.texts,
+    })
+}
+
+/// What is wrong with a path inside of `adapter/`, if anything.
+fn misplaced(path: &str) -> Option<&'static str> {
+    let mut parts = path.split('/');
+    if matches!(path.split_once('/'), Some(("transformer" | "scheduler", _))) {
+        return Some("lies in a folder that the host writes");
+    }
+    // One rule for every system: what is a separator or a drive on another may not be in a name here.
+    let odd = |part: &str| part.is_empty() || part.starts_with('.') || part.contains(['\\', ':']);
+    parts
+        .any(odd)
+        .then_some("is no path inside of the adapter's folder")
 }
 
 fn sample_request(asked: api::SampleIn) -> Answer<SampleRequest> {

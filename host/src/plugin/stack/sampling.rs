@@ -64,11 +64,13 @@ impl Stack {
     /// Slot `sample_begin`: each plugin changes what the one before it returned. `first` and `seed` stay as they are.
     ///
     /// # Errors
-    /// A plugin fails, or leaves no latents or no timesteps.
+    /// A plugin fails, or leaves latents or a batch of another number of samples, timesteps that no sampler can follow (any strictly
+    /// falling ones below `num_train_timesteps` are fine), or a guidance scale that is negative or not finite.
     pub fn sample_begin(
         &self,
         scene: &Scene<'_>,
         mut begin: SampleBegin,
+        num_train_timesteps: usize,
     ) -> Result<SampleBegin, PluginError> {
         for plugin in self.at(Slot::SampleBegin) {
             let message = hooks::SampleBegin {
@@ -82,6 +84,7 @@ impl Stack {
             let changed = plugin.call::<calls::SampleBegin>(scene, message)?;
             let returned = Returned::new(plugin, scene, Slot::SampleBegin, "the start of sampling");
             let latents = returned.ranked(&changed.latents, 4)?;
+            let latents = returned.typed(latents, begin.latents.dtype())?;
             let (count, channels) = (begin.latents.dims()[0], begin.latents.dims()[1]);
             if latents.dims()[..2] != [count, channels] {
                 let got = &latents.dims()[..2];
@@ -89,11 +92,35 @@ impl Stack {
                     "its latents begin with {got:?}, expected [{count}, {channels}]"
                 )));
             }
-            if changed.timesteps.is_empty() || changed.timesteps.iter().any(|t| !t.is_finite()) {
-                return Err(returned.wrong("its timesteps are empty or not finite"));
+            let last = num_train_timesteps.saturating_sub(1) as f64;
+            let falls = |pair: &[f64]| pair[0] > pair[1];
+            let good = !changed.timesteps.is_empty()
+                && changed.timesteps.iter().all(|t| (0.0..=last).contains(t))
+                && changed.timesteps.windows(2).all(falls);
+            // The sampler's own may repeat where it is asked for nearly all of them.
+            if changed.timesteps != begin.timesteps && !good {
+                return Err(returned.wrong(format_args!(
+                    "its timesteps are {}; they must fall strictly, from at most {last} to at least 0",
+                    brief(&changed.timesteps)
+                )));
+            }
+            if !changed.guidance.is_finite() || changed.guidance < 0.0 {
+                return Err(returned.wrong(format_args!(
+                    "its guidance scale is {}, expected 0 or more",
+                    changed.guidance
+                )));
+            }
+            let batch = bag::import(&changed.batch).map_err(|error| returned.wrong(error))?;
+            for (name, tensor) in &batch.tensors {
+                if tensor.dims().first() != Some(&count) {
+                    let shape = tensor.dims();
+                    return Err(returned.wrong(format_args!(
+                        "`{name}` of its batch has shape {shape:?} for {count} samples"
+                    )));
+                }
             }
             begin = SampleBegin {
-                batch: bag::import(&changed.batch).map_err(|error| returned.wrong(error))?,
+                batch,
                 latents,
                 timesteps: changed.timesteps,
                 guidance: changed.guidance,
@@ -132,7 +159,7 @@ impl Stack {
         Ok(latents)
     }
 
-    /// Slot `output`: the pictures to write in place of the decoded ones, or `None`. `images` are `[N, 3, H, W]` in -1..1; `names`
+    /// Slot `output`: the pictures to keep in place of the decoded ones, or `None`. `images` are `[N, 3, H, W]` in -1..1; `names`
     /// has one for each, without extension.
     ///
     /// # Errors
@@ -155,17 +182,20 @@ impl Stack {
             names: names.to_vec(),
         };
         let answer = plugin.call::<calls::Output>(scene, message)?;
-        let mut pictures = Vec::new();
+        let mut pictures: Vec<OutputPicture> = Vec::new();
         for picture in answer.pictures {
             let what = match picture.kind.as_str() {
                 "" => "pictures".to_owned(),
                 kind => format!("pictures of kind `{kind}`"),
             };
             let returned = Returned::new(plugin, scene, Slot::Output, &what);
-            if picture.kind.contains(['/', '\\']) || picture.kind.starts_with('.') {
-                return Err(
-                    returned.wrong("the kind is part of a file name and may not hold folders")
-                );
+            let plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+            if !picture.kind.chars().all(plain) {
+                return Err(returned
+                    .wrong("the kind is part of a file name: use letters, digits, `_` and `-`"));
+            }
+            if pictures.iter().any(|other| other.kind == picture.kind) {
+                return Err(returned.wrong("they come twice; each kind needs a name of its own"));
             }
             let images = returned.ranked(&picture.images, 4)?;
             let channels = match picture.encoding {
@@ -188,5 +218,15 @@ impl Stack {
             });
         }
         Ok(Some(pictures))
+    }
+}
+
+/// A list in a sentence: whole if short.
+fn brief(timesteps: &[f64]) -> String {
+    match timesteps {
+        [first, second, .., last] if timesteps.len() > 8 => {
+            format!("{} from {first}, {second} to {last}", timesteps.len())
+        }
+        all => format!("{all:?}"),
     }
 }

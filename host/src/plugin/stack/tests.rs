@@ -223,7 +223,7 @@ fn run_all(stack: &mut Stack, desk: &Desk) -> Result<(), PluginError> {
         first: 0,
         seed: 0,
     };
-    let begin = stack.sample_begin(&scene, begin)?;
+    let begin = stack.sample_begin(&scene, begin, 1000)?;
     let step = SampleStep {
         batch: &begin.batch,
         index: 0,

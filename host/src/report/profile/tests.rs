@@ -68,7 +68,8 @@ fn sections_come_in_step_order_and_survive_a_resume() {
     drop(profiler.phase(Phase::Data));
     profiler.finish_step();
     let saved = serde_json::to_string(&profiler.profile()).unwrap();
-    let resumed = Profiler::resume(&serde_json::from_str(&saved).unwrap());
+    let resumed = Profiler::default();
+    resumed.resume(&serde_json::from_str(&saved).unwrap());
     drop(resumed.phase(Phase::Data));
     resumed.finish_step();
     let profile = resumed.profile();

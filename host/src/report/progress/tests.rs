@@ -41,7 +41,7 @@ fn plain_progress_shows_loss_step_time_and_time_left() {
             "train: 100 of 400 steps",
             "train: step 101/400  loss 0.5000  1.0 s/step  4m 59s left",
             "train: step 102/400  loss 0.5000  1.0 s/step  4m 58s left",
-            "train: 102 steps in 0.0s, loss 0.5000",
+            "train: 102 steps, the last 2 in 0.0s, loss 0.5000",
         ]
     );
 }

@@ -49,7 +49,7 @@ fn samplers_reach_the_distribution_of_the_data() {
             let sampled = generate(
                 &process,
                 &request(sampler.clone(), 256),
-                &mut |x, t, _| exact(&process, x, t),
+                &mut |at| exact(&process, at.input, at.timesteps),
                 None,
                 &mut NoHooks,
                 &mut go_on,

@@ -1,21 +1,25 @@
 //! The loop: images are independent, guidance is what it says, hooks see what they should, and nonsense is refused.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use candle_core::{D, Device, Result as TensorResult, Tensor};
 
 use super::{go_on, process, request, values};
 use crate::diffusion::{Prediction, Process, SchedulerConfig, Spacing, VarianceType};
 use crate::sample::{
-    Error, Guidance, Moment, NoHooks, Request, Rows, SampleHooks, Sampler, SamplerKind, generate,
+    Begin, Error, Guidance, Half, Moment, NetworkPass, NoHooks, Request, Rows, SampleHooks,
+    Sampler, SamplerKind, generate,
 };
 
 /// A network whose output depends on its conditioning: `x * row + offset`.
-fn conditioned(offset: f64) -> impl FnMut(&Tensor, &Tensor, &Rows) -> TensorResult<Tensor> {
-    move |x, _, rows| x.broadcast_mul(&rows["label"].reshape(((), 1, 1, 1))?)? + offset
+pub(super) fn conditioned(offset: f64) -> impl FnMut(&NetworkPass<'_>) -> TensorResult<Tensor> {
+    move |at| {
+        let label = at.conditioning["label"].reshape(((), 1, 1, 1))?;
+        at.input.broadcast_mul(&label)? + offset
+    }
 }
 
-fn conditioned_request(guidance: Guidance, batch_size: usize) -> Request {
+pub(super) fn conditioned_request(guidance: Guidance, batch_size: usize) -> Request {
     let sampler = Sampler {
         eta: 0.8,
         ..Sampler::new(SamplerKind::Ddim, 4)
@@ -73,6 +77,12 @@ fn an_image_does_not_depend_on_the_batch_size() {
     );
 }
 
+/// The label itself, at every pixel.
+pub(super) fn labels(at: &NetworkPass<'_>) -> TensorResult<Tensor> {
+    let label = at.conditioning["label"].reshape(((), 1, 1, 1))?;
+    label.broadcast_as(at.input.shape())?.contiguous()
+}
+
 /// One noise-free step to the end shows the prediction that was used.
 fn guided(guidance: Guidance, pretrained_offset: f64) -> (Vec<f32>, Vec<usize>) {
     let process = process(Prediction::Sample);
@@ -85,20 +95,11 @@ fn guided(guidance: Guidance, pretrained_offset: f64) -> (Vec<f32>, Vec<usize>) 
     let sampled = generate(
         &process,
         &request,
-        &mut |x, _, rows| {
-            seen.push(x.dim(0)?);
-            // The label itself, at every pixel.
-            rows["label"]
-                .reshape(((), 1, 1, 1))?
-                .broadcast_as(x.shape())?
-                .contiguous()
+        &mut |at| {
+            seen.push(at.input.dim(0)?);
+            labels(at)
         },
-        Some(&mut |x, _, rows| {
-            rows["label"]
-                .reshape(((), 1, 1, 1))?
-                .broadcast_as(x.shape())?
-                + pretrained_offset
-        }),
+        Some(&mut |at| labels(at)? + pretrained_offset),
         &mut NoHooks,
         &mut go_on,
     )
@@ -129,7 +130,7 @@ fn guidance_extrapolates_from_the_unconditional_prediction() {
     assert_eq!(seen, [5]);
     let (three, seen) = guided(Guidance::ClassifierFree { scale: 3.0 }, 0.0);
     close(&three, labels.map(|label| 0.7 + 3.0 * (label - 0.7)));
-    assert_eq!(seen, [10]);
+    assert_eq!(seen, [5, 5]);
     let (domain, seen) = guided(Guidance::Domain { scale: 3.0 }, 0.25);
     close(&domain, labels.map(|label| 0.95 + 3.0 * (label - 0.95)));
     assert_eq!(seen, [5]);
@@ -146,19 +147,13 @@ fn guidance_leaves_the_learned_variance_alone() {
     let sample = |guidance, unconditional_variance: f64| {
         let mut request = conditioned_request(guidance, 5);
         request.sampler = Sampler::new(SamplerKind::Ddpm, 4);
-        let mut network = |x: &Tensor, _: &Tensor, _: &Rows| {
-            let conditional = x.narrow(0, 0, 5)?.zeros_like()?;
-            let mut variance = conditional.clone();
-            if x.dim(0)? == 10 {
-                variance = Tensor::cat(
-                    &[
-                        &conditional,
-                        &(conditional.ones_like()? * unconditional_variance)?,
-                    ],
-                    0,
-                )?;
-            }
-            Tensor::cat(&[&(x * 0.1)?, &variance], 1)
+        let mut network = |at: &NetworkPass<'_>| {
+            let value = match at.half {
+                Half::Conditional => 0.0,
+                Half::Unconditional => unconditional_variance,
+            };
+            let variance = (at.input.ones_like()? * value)?;
+            Tensor::cat(&[&(at.input * 0.1)?, &variance], 1)
         };
         values(
             &generate(
@@ -188,7 +183,7 @@ fn pixels_are_clamped_and_latents_are_not() {
         let sampled = generate(
             &process,
             &request,
-            &mut |x, _, _| x.ones_like()? * 3.0,
+            &mut |at| at.input.ones_like()? * 3.0,
             None,
             &mut NoHooks,
             &mut go_on,
@@ -214,11 +209,18 @@ impl Context {
 }
 
 impl SampleHooks for Context {
-    fn begin(&mut self, _: &Moment<'_>, latents: Tensor) -> TensorResult<Tensor> {
-        Self::restore(&latents)
+    fn begin(&mut self, _: &Range<usize>, begin: Begin) -> TensorResult<Begin> {
+        let latents = Self::restore(&begin.latents)?;
+        Ok(Begin { latents, ..begin })
     }
 
-    fn denoiser_input(&mut self, _: &Moment<'_>, latents: &Tensor) -> TensorResult<Tensor> {
+    fn denoiser_input(
+        &mut self,
+        _: &Moment<'_>,
+        _: Half,
+        _: &Rows,
+        latents: &Tensor,
+    ) -> TensorResult<Tensor> {
         Tensor::cat(&[latents, latents], 1)
     }
 
@@ -247,7 +249,8 @@ fn hooks_see_every_step_of_every_sampler_at_one_scale() {
         let mut request = conditioned_request(Guidance::ClassifierFree { scale: 2.0 }, 3);
         request.sampler = Sampler::new(kind, 4);
         let mut hooks = Context::default();
-        let mut network = |x: &Tensor, _: &Tensor, _: &Rows| {
+        let mut network = |at: &NetworkPass<'_>| {
+            let x = at.input;
             assert_eq!(x.dim(1)?, 2);
             let context = values(&x.narrow(3, 0, 4)?);
             assert!(context.iter().all(|&value| value == 0.5), "{kind}");
@@ -336,9 +339,8 @@ fn requests_that_make_no_sense_are_refused() {
     let refused = |change: &dyn Fn(&mut Request)| {
         let mut request = conditioned_request(Guidance::ClassifierFree { scale: 2.0 }, 2);
         change(&mut request);
-        let mut network = |_: &Tensor, _: &Tensor, _: &Rows| -> TensorResult<Tensor> {
-            panic!("the network ran")
-        };
+        let mut network =
+            |_: &NetworkPass<'_>| -> TensorResult<Tensor> { panic!("the network ran") };
         generate(
             &process,
             &request,

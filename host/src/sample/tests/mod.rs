@@ -5,6 +5,7 @@
 mod gaussian;
 mod generate;
 mod parity;
+mod plans;
 
 use std::ops::ControlFlow;
 

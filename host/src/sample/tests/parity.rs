@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use crate::diffusion::{Process, SchedulerConfig, Spacing};
-use crate::sample::{Sampler, SamplerKind, Step};
+use crate::sample::{Sampler, SamplerKind, Scheduler, Step};
 
 const SHAPE: (usize, usize, usize, usize) = (2, 1, 2, 2);
 
@@ -19,6 +19,9 @@ struct Trajectory {
     start: Vec<f32>,
     timesteps: Vec<f32>,
     samples: Vec<Vec<f32>>,
+    /// Timesteps from outside, if any.
+    #[serde(default)]
+    given: Option<Vec<f32>>,
     #[serde(default)]
     sigmas: Vec<f64>,
     #[serde(default)]
@@ -68,7 +71,11 @@ fn check(case: &Trajectory) {
         eta: case.eta,
         ..Sampler::new(case.sampler, case.steps)
     };
-    let mut scheduler = sampler.build(&process).unwrap();
+    let built = match &case.given {
+        Some(given) => sampler.build_along(&process, given),
+        None => sampler.build(&process),
+    };
+    let mut scheduler = built.unwrap();
     assert_eq!(scheduler.timesteps().len(), case.timesteps.len(), "{named}");
     let mut sample = (tensor(&case.start) * scheduler.init_noise_sigma()).unwrap();
     for index in 0..case.timesteps.len() {
@@ -119,6 +126,8 @@ fn check(case: &Trajectory) {
 fn trajectories_are_those_of_diffusers() {
     let cases: Vec<Trajectory> = serde_json::from_str(&golden("trajectories")).unwrap();
     assert!(cases.len() > 60, "{} cases", cases.len());
+    let given = cases.iter().filter(|case| case.given.is_some()).count();
+    assert_eq!(given, 31);
     for case in &cases {
         check(case);
     }
@@ -207,4 +216,60 @@ fn an_offset_beyond_the_schedule_is_named() {
         message.contains("steps_offset 1") && message.contains("1000"),
         "{message}"
     );
+}
+
+#[test]
+fn a_samplers_own_timesteps_given_from_outside_change_nothing() {
+    for kind in [
+        SamplerKind::Ddpm,
+        SamplerKind::Ddim,
+        SamplerKind::DpmSolverPlusPlus2M,
+        SamplerKind::Euler,
+    ] {
+        // Ten divides a thousand, so DDIM's stride ends at the next timestep; Euler's are fractions.
+        let process = Process::new(SchedulerConfig::default(), false).unwrap();
+        let sampler = Sampler::new(kind, 10);
+        let start = tensor(&[0.3, -1.0, 2.0, 0.1, 0.9, -0.4, 0.0, 1.5]);
+        let run = |mut scheduler: Box<dyn Scheduler>| {
+            let mut sample = start.clone();
+            for index in 0..10 {
+                let timestep = scheduler.timesteps()[index];
+                let prediction = network(&sample, timestep, 1000);
+                sample = scheduler
+                    .step(&Step {
+                        index,
+                        prediction: &prediction,
+                        variance: None,
+                        sample: &sample,
+                        noise: Some(&start),
+                    })
+                    .unwrap();
+            }
+            sample.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let own = sampler.build(&process).unwrap();
+        let timesteps = own.timesteps().to_vec();
+        let along = sampler.build_along(&process, &timesteps).unwrap();
+        assert_eq!(run(own), run(along), "{kind}");
+    }
+}
+
+#[test]
+fn timesteps_that_do_not_fall_through_the_schedule_are_refused() {
+    let process = Process::new(SchedulerConfig::default(), false).unwrap();
+    let sampler = Sampler::new(SamplerKind::Ddim, 10);
+    for timesteps in [
+        &[] as &[f32],
+        &[1000.0],
+        &[5.0, 5.0],
+        &[5.0, 7.0],
+        &[5.0, -1.0],
+        &[f32::NAN],
+        &[5.0, f32::NAN],
+    ] {
+        let error = sampler.build_along(&process, timesteps).err();
+        let message = error.unwrap_or_else(|| panic!("{timesteps:?}")).to_string();
+        assert!(message.contains("at most 999"), "{message}");
+    }
+    sampler.build_along(&process, &[0.0]).unwrap();
 }

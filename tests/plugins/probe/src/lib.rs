@@ -4,8 +4,8 @@
 
 use plugin_api::hooks::*;
 use plugin_api::{
-    Batch, DType, Error, Host, Init, LayerInfo, Model, Plugin, Result, Settings, StoredTensor,
-    Tensor, bail, export_plugin,
+    AdapterFile, Batch, DType, Error, Host, Init, LayerInfo, Model, Phase, Plugin, Result,
+    Settings, StoredTensor, Tensor, bail, export_plugin,
 };
 
 /// What can be set.
@@ -28,6 +28,21 @@ pub struct ProbeSettings {
     /// Make a parameter of one number, `gain`, that multiplies adapted layers.
     #[setting(default = false)]
     gain: bool,
+    /// The file of the adapter that holds the parameter `gain`; none if empty.
+    #[setting(default = "")]
+    adapter: String,
+    /// Timesteps to visit in sampling, separated by commas; as the sampler has them if empty.
+    #[setting(default = "")]
+    timesteps: String,
+    /// Guidance scale of sampling; as asked for if negative, and nonsense below -1.
+    #[setting(default = -1.0)]
+    guidance: f64,
+    /// Return pictures of the kinds `depth` and `shade` beside the main one.
+    #[setting(default = false)]
+    kinds: bool,
+    /// Write what the hooks of sampling see into `passes.txt`.
+    #[setting(default = false)]
+    watch: bool,
 }
 
 /// Ways to misbehave.
@@ -58,6 +73,8 @@ pub struct Probe {
     batches: u64,
     gain: Option<Tensor>,
     kept: Vec<StoredTensor>,
+    /// What the hooks of sampling have seen, a line a call.
+    seen: String,
 }
 
 impl Plugin for Probe {
@@ -71,6 +88,7 @@ impl Plugin for Probe {
             batches: 0,
             gain: None,
             kept: Vec::new(),
+            seen: String::new(),
         };
         probe.misbehave("build", None, host)?;
         tracing::debug!(scale = probe.settings.scale, "built");
@@ -125,6 +143,41 @@ impl Probe {
     }
 }
 
+impl Probe {
+    /// Takes down a pass of sampling: the slot, the half of guidance, and per sample the class and the mark that `sample_begin` left.
+    fn see(&mut self, slot: &str, unconditional: bool, batch: &Batch, host: &Host) -> Result<()> {
+        if self.settings.watch && host.phase() == Phase::SAMPLE {
+            let labels = batch.get("class_labels")?.to_vec::<u32>()?;
+            let marks = batch.get("probe.mark")?.to_vec::<f32>()?;
+            let half = if unconditional { "without" } else { "with" };
+            self.seen += &format!("{slot} {half} {labels:?} {marks:?}\n");
+        }
+        Ok(())
+    }
+
+    /// Declares the adapter's file: the parameter and a constant, and a text beside them.
+    fn declare(&mut self, host: &Host) -> Result<()> {
+        let Some(gain) = self.gain.clone() else {
+            return Ok(());
+        };
+        if self.settings.adapter.is_empty() {
+            return Ok(());
+        }
+        let gain = match self.misbehave("adapter", None, host)? {
+            Some(_) => (gain * 2.0)?,
+            None => gain,
+        };
+        let alpha = Tensor::from_slice(&[4.0f32], [1], host)?;
+        host.adapter(
+            AdapterFile::new(&self.settings.adapter)
+                .tensor("model.gain", &gain)
+                .tensor("model.alpha", &alpha)
+                .metadata("probe", "{}")
+                .text("probe_config.json", "{\"alpha\": 4}\n"),
+        )
+    }
+}
+
 impl TrainableHook for Probe {
     fn trainable(&mut self, host: &Host) -> Result<Vec<String>> {
         self.misbehave("trainable", None, host)?;
@@ -139,7 +192,7 @@ impl PrepareHook for Probe {
         if self.settings.gain {
             self.gain = Some(host.parameter("gain", [1], Init::Ones)?);
         }
-        Ok(())
+        self.declare(host)
     }
 }
 
@@ -177,6 +230,7 @@ impl NoiseMaskHook for Probe {
 
 impl DenoiserInputHook for Probe {
     fn denoiser_input(&mut self, at: &DenoiserInputIn, host: &Host) -> Result<Tensor> {
+        self.see("denoiser_input", at.unconditional, &at.batch, host)?;
         self.pass("denoiser_input", at.noisy_latents.clone(), f64::NAN, host)
     }
 }
@@ -193,6 +247,9 @@ impl LayerHook for Probe {
         output: Tensor,
         host: &Host,
     ) -> Result<Tensor> {
+        if self.settings.watch && host.phase() == Phase::SAMPLE {
+            self.seen += &format!("layer {}\n", output.dim(0)?);
+        }
         let output = match &self.gain {
             Some(gain) => output.broadcast_mul(gain)?,
             None => output,
@@ -207,6 +264,7 @@ impl LayerHook for Probe {
 
 impl ResidualsHook for Probe {
     fn residuals(&mut self, at: &ResidualsIn, host: &Host) -> Result<Vec<Option<Tensor>>> {
+        self.see("residuals", at.unconditional, &at.batch, host)?;
         let sites = host.backbone()?.residual_sites;
         let spoiled = self.misbehave("residuals", Some(&at.input), host)?;
         if self.settings.scale == 1.0 && spoiled.is_none() {
@@ -251,6 +309,22 @@ impl LossTermHook for Probe {
 
 impl SampleBeginHook for Probe {
     fn sample_begin(&mut self, mut begin: SampleBegin, host: &Host) -> Result<SampleBegin> {
+        let count = begin.latents.dim(0)?;
+        if self.settings.watch {
+            let marks: Vec<f32> = (0..count)
+                .map(|i| (begin.first as usize + i) as f32)
+                .collect();
+            let marks = Tensor::from_slice(&marks, [count], host)?;
+            begin.batch.set("probe.mark", marks);
+            self.seen += &format!("begin {count} at {:?}\n", begin.timesteps);
+        }
+        if !self.settings.timesteps.is_empty() {
+            let numbers = self.settings.timesteps.split(',').map(str::parse);
+            begin.timesteps = numbers.collect::<Result<_, _>>().map_err(Error::msg)?;
+        }
+        if self.settings.guidance != -1.0 {
+            begin.guidance = self.settings.guidance;
+        }
         begin.latents = self.pass("sample_begin", begin.latents, f64::NAN, host)?;
         Ok(begin)
     }
@@ -258,6 +332,10 @@ impl SampleBeginHook for Probe {
 
 impl SampleStepHook for Probe {
     fn sample_step(&mut self, at: &SampleStepIn, host: &Host) -> Result<Tensor> {
+        if self.settings.watch {
+            let (from, to) = (at.timestep, at.next_timestep);
+            self.seen += &format!("step {} of {}: {from} to {to:?}\n", at.index, at.steps);
+        }
         self.pass("sample_step", at.latents.clone(), f64::NAN, host)
     }
 }
@@ -265,11 +343,27 @@ impl SampleStepHook for Probe {
 impl OutputHook for Probe {
     fn output(&mut self, at: &OutputIn, host: &Host) -> Result<Vec<Picture>> {
         let images = self.pass("output", at.images.clone(), f64::NAN, host)?;
-        Ok(vec![Picture {
+        let mut pictures = vec![Picture {
             kind: String::new(),
-            images,
+            images: images.clone(),
             encoding: Encoding::RGB,
-        }])
+        }];
+        if self.settings.kinds {
+            let depth = ((images.mean_keepdim(1)? * 0.5)? + 0.5)?; // [N, 1, H, W]
+            for (kind, encoding) in [("depth", Encoding::GRAY16), ("shade", Encoding::COLORMAP)] {
+                pictures.push(Picture {
+                    kind: kind.to_owned(),
+                    images: depth.clone(),
+                    encoding,
+                });
+            }
+        }
+        if self.settings.watch {
+            self.see("output", false, &at.batch, host)?;
+            self.seen += &format!("names {:?}\n", at.names);
+            host.artifact("passes.txt", self.seen.as_bytes())?;
+        }
+        Ok(pictures)
     }
 }
 
