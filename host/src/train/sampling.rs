@@ -10,6 +10,7 @@ use plugin_api::Phase;
 use crate::backbone::{Conditioning, Input, Overlay, Pass};
 use crate::config::SampleSection;
 use crate::data::Batch;
+use crate::ops::autograd::no_grad;
 use crate::plugin::stack::{NetworkInput, OutputPicture};
 use crate::sample::{
     Guidance, Half, NetworkPass, NoHooks, Request, Rows, SampleHooks, Sampler, generate,
@@ -222,23 +223,26 @@ fn draw(
             .progress
             .count(label, "image", drawing.seeds.len() as u64)
     });
-    let images = generate(
-        &session.process,
-        &request,
-        &mut |asked| pass(weights, asked),
-        Some(&mut |asked| pass(&Weights::Frozen, asked)),
-        hooks,
-        &mut |at| {
-            if let Some(task) = &mut task {
-                task.set((drawing.seeds.len() * at.done / at.total.max(1)) as u64);
-            }
-            if session.cancel.requested() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        },
-    );
+    // Sampling is never differentiated: without records, each activation is freed as soon as the next is there.
+    let images = no_grad(|| {
+        generate(
+            &session.process,
+            &request,
+            &mut |asked| pass(weights, asked),
+            Some(&mut |asked| pass(&Weights::Frozen, asked)),
+            hooks,
+            &mut |at| {
+                if let Some(task) = &mut task {
+                    task.set((drawing.seeds.len() * at.done / at.total.max(1)) as u64);
+                }
+                if session.cancel.requested() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            },
+        )
+    });
     let images = match (images, shared.failed.take()) {
         (Ok(images), _) => images,
         (Err(_), Some(error)) => return Err(error),
