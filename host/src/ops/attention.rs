@@ -1,18 +1,24 @@
 //! Scaled dot-product attention (Vaswani et al. 2017) that keeps no `[B, H, T, S]` tensor.
 //!
-//! Scores live only in a buffer of `BLOCK` queries a thread; backward computes them again from the queries and the keys.
+//! Scores live only in tiles of `TILE` queries by `TILE` keys, one or two a thread (Milakov and Gimelshein 2018; Dao et al. 2022). Forward keeps the largest
+//! score and the sum of exponentials of each query, from which backward computes the tiles again.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
 use candle_core::{D, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::function::{Function, Held, Input, apply, fast, tensor};
 use super::gemm::{Matrix, Threads, Write, product};
-use super::simd::{exp_row, multiversion, sum_with};
+use super::simd::{exp, exp_above, max, multiversion, sum_with};
 
-/// Queries whose scores are in memory at a time, for each thread.
-const BLOCK: usize = 64;
+/// Most queries and keys of a tile: its scores fit in a core's own cache, and each product in it is large enough to be worth packing.
+const TILE: usize = 256;
+/// Fewest queries of a tile.
+const SMALL_TILE: usize = 64;
+/// How many tasks a forward pass is cut into if there are queries enough; fixed, so that results do not depend on the thread count.
+const TASKS: usize = 16;
 
 /// `softmax(q kᵀ scale) v`, softmax over the keys, for each sample and head.
 ///
@@ -33,14 +39,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tenso
         );
     }
     if fast(&[q, k, v]) {
-        return apply(
-            Attention {
-                heads: Heads::Second,
-                scale: scale as f32,
-            },
-            &[q, k, v],
-        )?
-        .transpose(1, 2);
+        return apply(Attention::new(Heads::Second, scale), &[q, k, v])?.transpose(1, 2);
     }
     let scores = (q.contiguous()?.matmul(&k.t()?.contiguous()?)? * scale)?;
     super::softmax(&scores, D::Minus1)?.matmul(&v.contiguous()?)
@@ -70,13 +69,7 @@ pub fn attention_tokens(
         );
     }
     if fast(&[q, k, v]) {
-        return apply(
-            Attention {
-                heads: Heads::Last(heads),
-                scale: scale as f32,
-            },
-            &[q, k, v],
-        );
+        return apply(Attention::new(Heads::Last(heads), scale), &[q, k, v]);
     }
     let split = |x: &Tensor| {
         let (b, t, c) = x.dims3()?;
@@ -99,6 +92,38 @@ enum Heads {
 struct Attention {
     heads: Heads,
     scale: f32,
+    /// Of each query, `[B, T, H]`, once forward has run.
+    rows: OnceLock<Vec<Row>>,
+}
+
+impl Attention {
+    fn new(heads: Heads, scale: f64) -> Self {
+        Self {
+            heads,
+            scale: scale as f32,
+            rows: OnceLock::new(),
+        }
+    }
+}
+
+/// What turns a query's scores into weights: `exp(score scale - top) / sum`.
+#[derive(Clone, Copy)]
+struct Row {
+    top: f32,
+    sum: f32,
+}
+
+const NOTHING_SEEN: Row = Row {
+    top: f32::NEG_INFINITY,
+    sum: 0.0,
+};
+
+/// The tiles of a dimension: first element and extent of each, as even as they can be.
+fn tiles(extent: usize) -> impl Iterator<Item = (usize, usize)> {
+    let size = extent.div_ceil(extent.div_ceil(TILE).max(1)).max(1);
+    (0..extent)
+        .step_by(size)
+        .map(move |first| (first, size.min(extent - first)))
 }
 
 /// One operand, by heads.
@@ -152,6 +177,7 @@ impl<'a> Split<'a> {
 }
 
 const REPLACE: Write = Write::Replace { scale: 1.0 };
+const ADD: Write = Write::Add { scale: 1.0 };
 
 impl Function for Attention {
     const NAME: &'static str = "attention";
@@ -171,39 +197,44 @@ impl Function for Attention {
         if out.is_empty() || s == 0 {
             return Ok((out, shape));
         }
+        let block = (b * t).div_ceil(TASKS).clamp(SMALL_TILE, TILE);
         let token = h * e;
+        let mut rows = vec![NOTHING_SEEN; b * t * h];
         out.par_chunks_mut(t * token)
+            .zip(rows.par_chunks_mut(t * h))
             .enumerate()
-            .for_each(|(batch, out)| {
-                out.par_chunks_mut(BLOCK * token)
+            .for_each(|(batch, (out, rows))| {
+                out.par_chunks_mut(block * token)
+                    .zip(rows.par_chunks_mut(block * h))
                     .enumerate()
-                    .for_each(|(block, out)| {
+                    .for_each(|(index, (out, rows))| {
                         let count = out.len() / token;
-                        let mut scores = vec![0.0; count * s];
+                        let mut scores = vec![0.0; count * TILE.min(s)];
                         for head in 0..h {
-                            let q = q.rows(batch, head, block * BLOCK, count);
-                            let k = k.rows(batch, head, 0, s);
-                            product(&mut scores, s, q, k.t(), REPLACE, Threads::One);
-                            probabilities(&mut scores, s, self.scale);
-                            let v = v.rows(batch, head, 0, s);
-                            product(
-                                &mut out[head * e..],
-                                token,
-                                Matrix::new(&scores, count, s),
-                                v,
-                                REPLACE,
-                                Threads::One,
-                            );
+                            let q = q.rows(batch, head, index * block, count);
+                            let (out, rows) = (&mut out[head * e..], &mut rows[head..]);
+                            for (first, width) in tiles(s) {
+                                let scores = &mut scores[..count * width];
+                                let k = k.rows(batch, head, first, width);
+                                product(scores, width, q, k.t(), REPLACE, Threads::One);
+                                exponentials(scores, width, self.scale, rows, h, out, [token, e]);
+                                let scores = Matrix::new(scores, count, width);
+                                let v = v.rows(batch, head, first, width);
+                                product(out, token, scores, v, ADD, Threads::One);
+                            }
+                            divide(out, [token, e], rows, h);
                         }
                     });
             });
+        // Forward runs once; a second result would be the same.
+        let _ = self.rows.set(rows);
         Ok((out, shape))
     }
 
     fn backward(
         &self,
         inputs: &[&Tensor],
-        _: &Tensor,
+        output: &Tensor,
         grad: &Tensor,
     ) -> Result<Vec<Option<Tensor>>> {
         let held = [
@@ -218,8 +249,10 @@ impl Function for Attention {
         );
         let [b, h, t, d] = q.dims;
         let (s, e) = (k.dims[2], v.dims[3]);
-        let held_grad = Held::new(grad);
+        let (held_grad, held_output) = (Held::new(grad), Held::new(output));
         let task = HeadBackward {
+            rows: self.rows.get().map_or(&[], Vec::as_slice),
+            output: Split::output(held_output.input()?, [b, h, t, e]),
             grad: Split::output(held_grad.input()?, [b, h, t, e]),
             wanted: [0, 1, 2].map(|i| inputs[i].track_op()),
             q,
@@ -270,7 +303,10 @@ struct HeadBackward<'a> {
     q: Split<'a>,
     k: Split<'a>,
     v: Split<'a>,
+    output: Split<'a>,
     grad: Split<'a>,
+    /// As [`Attention::rows`].
+    rows: &'a [Row],
     /// Whether the gradient of the queries, keys and values is.
     wanted: [bool; 3],
     scale: f32,
@@ -286,56 +322,44 @@ impl HeadBackward<'_> {
         k_grad: &mut [f32],
         v_grad: &mut [f32],
     ) {
-        let ([.., t, d], [.., s, e]) = (self.q.dims, self.v.dims);
-        let (k, v) = (
-            self.k.rows(batch, head, 0, s),
-            self.v.rows(batch, head, 0, s),
-        );
-        let mut scores = vec![0.0; BLOCK.min(t) * s];
-        let mut scores_grad = vec![0.0; scores.len()];
-        for (block, q_grad) in q_grad.chunks_mut(BLOCK * d).enumerate() {
-            let count = q_grad.len() / d;
-            let (scores, scores_grad) = (&mut scores[..count * s], &mut scores_grad[..count * s]);
-            let q = self.q.rows(batch, head, block * BLOCK, count);
-            let grad = self.grad.rows(batch, head, block * BLOCK, count);
-            product(scores, s, q, k.t(), REPLACE, Threads::One);
-            probabilities(scores, s, self.scale);
-            if self.wanted[2] {
-                let weights = Matrix::new(scores, count, s);
-                product(
-                    v_grad,
-                    e,
-                    weights.t(),
-                    grad,
-                    Write::Add { scale: 1.0 },
-                    Threads::One,
-                );
-            }
-            if !self.wanted[0] && !self.wanted[1] {
-                continue;
-            }
-            product(scores_grad, s, grad, v.t(), REPLACE, Threads::One);
-            softmax_backward(scores, s, scores_grad);
-            let scores_grad = Matrix::new(scores_grad, count, s);
-            if self.wanted[0] {
-                product(
-                    q_grad,
-                    d,
-                    scores_grad,
-                    k,
-                    Write::Replace { scale: self.scale },
-                    Threads::One,
-                );
-            }
-            if self.wanted[1] {
-                product(
-                    k_grad,
-                    d,
-                    scores_grad.t(),
-                    q,
-                    Write::Add { scale: self.scale },
-                    Threads::One,
-                );
+        let ([_, heads, t, d], [.., s, e]) = (self.q.dims, self.v.dims);
+        let scaled = Write::Add { scale: self.scale };
+        let size = TILE.min(t) * TILE.min(s);
+        let (mut weights, mut scores_grad) = (vec![0.0; size], vec![0.0; size]);
+        let mut along = vec![0.0; TILE.min(t)];
+        for (query, count) in tiles(t) {
+            let q = self.q.rows(batch, head, query, count);
+            let grad = self.grad.rows(batch, head, query, count);
+            let output = self.output.rows(batch, head, query, count);
+            let rows = &self.rows[(batch * t + query) * heads + head..];
+            let q_grad = &mut q_grad[query * d..(query + count) * d];
+            let along = &mut along[..count];
+            row_products(output.data(), grad.data(), [heads * e, e], along);
+            for (key, width) in tiles(s) {
+                let weights = &mut weights[..count * width];
+                let scores_grad = &mut scores_grad[..count * width];
+                let k = self.k.rows(batch, head, key, width);
+                product(weights, width, q, k.t(), REPLACE, Threads::One);
+                probabilities(weights, width, self.scale, rows, heads);
+                if self.wanted[2] {
+                    let v_grad = &mut v_grad[key * e..(key + width) * e];
+                    let weights = Matrix::new(weights, count, width);
+                    product(v_grad, e, weights.t(), grad, ADD, Threads::One);
+                }
+                if !self.wanted[0] && !self.wanted[1] {
+                    continue;
+                }
+                let v = self.v.rows(batch, head, key, width);
+                product(scores_grad, width, grad, v.t(), REPLACE, Threads::One);
+                softmax_backward(weights, width, along, scores_grad);
+                let scores_grad = Matrix::new(scores_grad, count, width);
+                if self.wanted[0] {
+                    product(q_grad, d, scores_grad, k, scaled, Threads::One);
+                }
+                if self.wanted[1] {
+                    let k_grad = &mut k_grad[key * d..(key + width) * d];
+                    product(k_grad, d, scores_grad.t(), q, scaled, Threads::One);
+                }
             }
         }
     }
@@ -353,25 +377,66 @@ fn interleave(x: &mut [f32], heads: usize, width: usize) {
 }
 
 multiversion! {
-    /// Softmax of `scale` times each row.
-    fn probabilities(rows: &mut [f32], width: usize, scale: f32) {
-        for row in rows.chunks_exact_mut(width) {
-            let (_, sum) = exp_row(row, scale);
-            let factor = 1.0 / sum;
-            for x in row.iter_mut() {
-                *x *= factor;
+    /// Turns the scores of a tile into exponentials, and fits what was summed over the tiles before (`rows` and the first `e` of every `token` outputs) to
+    /// the largest score so far. Each `stride`-th of `rows` is of this head.
+    fn exponentials(scores: &mut [f32], width: usize, scale: f32, rows: &mut [Row], stride: usize, out: &mut [f32], shape: [usize; 2]) {
+        let [token, e] = shape;
+        for ((scores, row), out) in scores.chunks_exact_mut(width).zip(rows.iter_mut().step_by(stride)).zip(out.chunks_mut(token)) {
+            let top = max(scores) * scale;
+            let top = if top > row.top { top } else { row.top };
+            let shrink = exp(row.top - top);
+            let sum = exp_above(scores, scale, top);
+            if row.sum > 0.0 && shrink != 1.0 {
+                for out in &mut out[..e] {
+                    *out *= shrink;
+                }
+            }
+            *row = Row { top, sum: row.sum * shrink + sum };
+        }
+    }
+}
+
+multiversion! {
+    /// Divides each row's outputs by its sum.
+    fn divide(out: &mut [f32], shape: [usize; 2], rows: &[Row], stride: usize) {
+        let [token, e] = shape;
+        for (out, row) in out.chunks_mut(token).zip(rows.iter().step_by(stride)) {
+            let factor = 1.0 / row.sum;
+            for out in &mut out[..e] {
+                *out *= factor;
             }
         }
     }
 }
 
 multiversion! {
-    /// Turns the gradient of each softmax into that of its argument.
-    fn softmax_backward(y: &[f32], width: usize, grad: &mut [f32]) {
-        for (y, grad) in y.chunks_exact(width).zip(grad.chunks_exact_mut(width)) {
-            let along = sum_with(y, grad, |y, grad| y * grad);
-            for (grad, &y) in grad.iter_mut().zip(y) {
-                *grad = y * (*grad - along);
+    /// The weights of a tile from its scores.
+    fn probabilities(scores: &mut [f32], width: usize, scale: f32, rows: &[Row], stride: usize) {
+        for (scores, row) in scores.chunks_exact_mut(width).zip(rows.iter().step_by(stride)) {
+            let factor = 1.0 / row.sum;
+            for x in scores.iter_mut() {
+                *x = exp(*x * scale - row.top) * factor;
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// The scalar products of rows, the first `e` of every `token` elements.
+    fn row_products(a: &[f32], b: &[f32], shape: [usize; 2], out: &mut [f32]) {
+        let [token, e] = shape;
+        for ((out, a), b) in out.iter_mut().zip(a.chunks(token)).zip(b.chunks(token)) {
+            *out = sum_with(&a[..e], &b[..e], |a, b| a * b);
+        }
+    }
+}
+
+multiversion! {
+    /// Turns the gradient of a tile's weights into that of its scores; `along` is, for each query, the sum of weights times gradients over all keys.
+    fn softmax_backward(weights: &[f32], width: usize, along: &[f32], grad: &mut [f32]) {
+        for ((weights, grad), along) in weights.chunks_exact(width).zip(grad.chunks_exact_mut(width)).zip(along) {
+            for (grad, &weight) in grad.iter_mut().zip(weights) {
+                *grad = weight * (*grad - along);
             }
         }
     }
@@ -407,14 +472,44 @@ mod tests {
     }
 
     #[test]
-    fn queries_beyond_a_block_are_right() {
-        let t = 2 * BLOCK + 3;
+    fn queries_and_keys_beyond_a_tile_are_right() {
+        let t = TILE + SMALL_TILE + 3;
         check(&[&[2, t, 8], &[2, 9, 8], &[2, 9, 8]], |x| {
             attention_tokens(&x[0], &x[1], &x[2], 2, 0.5)
         });
         check(&[&[1, 2, t, 3], &[1, 2, t, 3], &[1, 2, t, 3]], |x| {
             attention(&x[0], &x[1], &x[2], 0.5)
         });
+    }
+
+    #[test]
+    fn scores_that_grow_from_tile_to_tile_are_right() {
+        // Keys whose scores rise by hundreds along the sequence: every tile outweighs those before it.
+        let t = 2 * TILE + 5;
+        let ramp = || {
+            let ramp: Vec<f32> = (0..t).map(|i| i as f32).collect();
+            Tensor::from_vec(ramp, (1, 1, t, 1), &candle_core::Device::Cpu)
+        };
+        let run = |x: &Tensor, k: &Tensor| -> Result<Vec<f32>> {
+            attention(x, k, k, 1.0)?.flatten_all()?.to_vec1()
+        };
+        let k = ramp().expect("a ramp");
+        let q = (k.ones_like()).expect("ones");
+        let found = run(&q, &k).expect("attention");
+        let weights: Vec<f64> = (0..t).map(|i| (-(i as f64)).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        let expected = (t - 1) as f64
+            - weights
+                .iter()
+                .enumerate()
+                .map(|(i, w)| i as f64 * w / sum)
+                .sum::<f64>();
+        for value in found {
+            assert!(
+                (f64::from(value) - expected).abs() < 1e-3,
+                "{value} is not {expected}"
+            );
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Matrix products on slices, through the `gemm` crate (AVX-512, AVX2 or NEON, chosen at run time).
 //!
-//! `gemm` cuts the summed dimension by shape and cache size alone, so a product does not depend on the thread count.
+//! `gemm` cuts the summed dimension by its length and cache sizes alone, so that a product does not depend on the thread count, and a piece of its rows is
+//! bit for bit the rows of the whole. Tall products go to the threads in such pieces, which keeps them busier than `gemm`'s own threads.
 
 use gemm::Parallelism;
+use rayon::prelude::*;
 
 /// A matrix view: element `(i, j)` is `data[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy)]
@@ -43,6 +45,21 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// The memory from the first element on.
+    pub(super) fn data(&self) -> &'a [f32] {
+        self.data
+    }
+
+    /// Rows `first` to `first + count`.
+    fn slice(self, first: usize, count: usize) -> Self {
+        let data = &self.data[(first * self.row_stride).min(self.data.len())..];
+        Self {
+            data,
+            rows: count,
+            ..self
+        }
+    }
+
     /// The transposed view.
     pub(super) fn t(self) -> Self {
         Self {
@@ -73,6 +90,11 @@ pub(super) enum Write {
     Add { scale: f32 },
 }
 
+/// Fewest rows of a piece: the other operand is packed anew for each.
+const PIECE: usize = 96;
+/// Multiply-adds from which a product is worth several threads.
+const LARGE: usize = 1 << 20;
+
 /// Writes `lhs rhs` into `out`, whose rows lie `row_stride` apart (at least `rhs.columns`).
 pub(super) fn product(
     out: &mut [f32],
@@ -95,12 +117,22 @@ pub(super) fn product(
         Write::Replace { scale } => (false, scale),
         Write::Add { scale } => (true, scale),
     };
-    let parallelism = match threads {
-        Threads::One => Parallelism::None,
-        Threads::All => match rayon::current_num_threads() {
-            1 => Parallelism::None,
-            threads => Parallelism::Rayon(threads),
-        },
+    let parallelism = match (threads, rayon::current_num_threads()) {
+        (Threads::One, _) | (Threads::All, 1) => Parallelism::None,
+        (Threads::All, threads) if m >= 2 * threads * PIECE && m * n * k >= LARGE => {
+            // Two pieces a thread, so that one that falls behind is helped out.
+            let piece = m.div_ceil(2 * threads);
+            out[..(m - 1) * row_stride + n]
+                .par_chunks_mut(piece * row_stride)
+                .enumerate()
+                .for_each(|(index, out)| {
+                    let first = index * piece;
+                    let rows = lhs.slice(first, piece.min(m - first));
+                    product(out, row_stride, rows, rhs, write, Threads::One);
+                });
+            return;
+        }
+        (Threads::All, threads) => Parallelism::Rayon(threads),
     };
     // SAFETY: `Matrix::strided` checked that every element of both operands lies in its slice, and the assertion above that
     // every element of the destination lies in `out`, which is borrowed mutably and so overlaps neither. Strides and sizes are
@@ -183,7 +215,12 @@ mod tests {
 
     #[test]
     fn the_thread_count_does_not_change_a_bit() {
-        let (m, n, k) = (300, 200, 700);
+        check_threads(300, 200, 700);
+        check_threads(769, 65, 1100);
+        check_threads(2 * 3 * PIECE + 1, 7, 1500);
+    }
+
+    fn check_threads(m: usize, n: usize, k: usize) {
         let (a, b) = (values(m * k, 3), values(k * n, 4));
         let run = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new()

@@ -160,14 +160,13 @@ pub(super) fn max(x: &[f32]) -> f32 {
     fold(lanes, larger)
 }
 
-/// Replaces a row by `exp(x scale - max)` and returns `(max, sum)`: dividing by the sum gives its softmax.
+/// Replaces a row by `exp(x scale - top)` and returns its sum.
 #[inline(always)]
-pub(super) fn exp_row(row: &mut [f32], scale: f32) -> (f32, f32) {
-    let top = max(row) * scale;
+pub(super) fn exp_above(row: &mut [f32], scale: f32, top: f32) -> f32 {
     for x in row.iter_mut() {
         *x = exp(*x * scale - top);
     }
-    (top, sum_of(row, |x| x))
+    sum_of(row, |x| x)
 }
 
 #[cfg(test)]

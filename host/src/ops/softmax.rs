@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::elementwise::CHUNK;
 use super::function::{Function, Held, Input, apply, fast, tensor};
-use super::simd::{exp_row, multiversion, sum_with};
+use super::simd::{exp_above, max, multiversion, sum_with};
 
 /// `exp(x) / Σ exp(x)` over dimension `dim`, of any shape.
 ///
@@ -80,7 +80,7 @@ impl Function for Softmax {
 multiversion! {
     fn rows_forward(rows: &mut [f32], width: usize) {
         for row in rows.chunks_exact_mut(width) {
-            let (_, sum) = exp_row(row, 1.0);
+            let sum = exp_above(row, 1.0, max(row));
             for x in row.iter_mut() {
                 *x /= sum;
             }
