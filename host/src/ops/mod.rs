@@ -2,7 +2,8 @@
 //!
 //! Every function here is differentiable in every floating-point operand, does no gradient work for operands that are not
 //! tracked (frozen weights), and accumulates when an operand is used twice. On CPU tensors of f32 it runs one fused pass forward
-//! and one backward; for other data types and devices the same function composes candle's own differentiable operations.
+//! and one backward, on the tape of [`autograd`] where one is open; for other data types and devices the same function composes
+//! candle's own differentiable operations.
 //!
 //! | function | computes | kept for backward |
 //! |---|---|---|
@@ -10,7 +11,7 @@
 //! | [`add_linear`] | `base + factor x wᵀ` | `x`, `w` |
 //! | [`add_scaled`], [`multiply`], [`affine`] | sums and products of one shape | operands |
 //! | [`matmul()`] | batched product, batch dimensions broadcast | operands |
-//! | [`attention()`], [`attention_tokens`] | `softmax(q kᵀ scale) v` | operands |
+//! | [`attention()`], [`attention_tokens`] | `softmax(q kᵀ scale) v` | operands, output, two numbers a query |
 //! | [`layer_norm()`] | normalised over the last dimension, times weight, plus bias | operands |
 //! | [`layer_norm_modulate`] | `norm(x) (1 + scale) + shift`, shift and scale per sample | operands |
 //! | [`rms_norm()`] | over the last dimension, times weight | operands |
