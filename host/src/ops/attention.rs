@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use candle_core::{D, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::fresh::zeros;
 use super::function::{Function, Held, Input, apply, fast, tensor};
 use super::gemm::{Matrix, Threads, Write, product};
 use super::simd::{exp, exp_above, max, multiversion, sum_with};
@@ -193,7 +194,7 @@ impl Function for Attention {
             Heads::Second => Shape::from((b, t, h, e)),
             Heads::Last(_) => Shape::from((b, t, h * e)),
         };
-        let mut out = vec![0.0; b * t * h * e];
+        let mut out = zeros(b * t * h * e);
         if out.is_empty() || s == 0 {
             return Ok((out, shape));
         }
@@ -260,7 +261,7 @@ impl Function for Attention {
             v,
             scale: self.scale,
         };
-        let mut grads = [t * d, s * d, s * e].map(|elements| vec![0.0; b * h * elements]);
+        let mut grads = [t * d, s * d, s * e].map(|elements| zeros(b * h * elements));
         if grads.iter().any(Vec::is_empty) {
             return Ok(vec![None, None, None]);
         }

@@ -1,9 +1,9 @@
 //! Sums and products of two tensors of one shape.
 
 use candle_core::{Result, Shape, Tensor};
-use rayon::prelude::*;
 
 use super::elementwise::CHUNK;
+use super::fresh::{Cut, build};
 use super::function::{Function, Held, Input, apply, fast, tensor};
 use super::simd::multiversion;
 
@@ -53,20 +53,17 @@ pub fn affine(x: &Tensor, factor: f64, offset: f64) -> Result<Tensor> {
 
 /// Element by element over chunks, in parallel.
 fn zip(a: &[f32], b: &[f32], f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; a.len()];
-    out.par_chunks_mut(CHUNK)
-        .zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)))
-        .for_each(|(out, (a, b))| f(a, b, out));
-    out
+    build(a.len(), Cut::flat(a.len(), CHUNK), |_, at, out| {
+        let range = at..at + out.len();
+        f(&a[range.clone()], &b[range], out)
+    })
 }
 
 /// The same of one operand.
 fn map(x: &[f32], f: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
-    out.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(out, x)| f(x, out));
-    out
+    build(x.len(), Cut::flat(x.len(), CHUNK), |_, at, out| {
+        f(&x[at..at + out.len()], out)
+    })
 }
 
 struct AddScaled(f32);

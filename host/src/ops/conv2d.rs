@@ -3,6 +3,7 @@
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::fresh::zeros;
 use super::function::{Function, Held, Input, apply, fast, tensor};
 use super::gemm::{Matrix, Threads, Write, product};
 use super::simd::{multiversion, total_with};
@@ -470,7 +471,7 @@ impl Function for Geometry {
         let [oh, ow] = self.output;
         let (x, w) = (operands[0].contiguous(), operands[1].contiguous());
         let b = operands.get(2).map(Input::contiguous);
-        let mut out = vec![0.0; self.batch * self.sample()[1]];
+        let mut out = zeros(self.batch * self.sample()[1]);
         if !out.is_empty() {
             Geometry::forward(self, &x, &w, b.as_deref(), &mut out);
         }
@@ -495,14 +496,14 @@ impl Function for Geometry {
             return Ok(grads);
         }
         if operands[0].track_op() {
-            let mut out = vec![0.0; operands[0].elem_count()];
+            let mut out = zeros(operands[0].elem_count());
             if !out.is_empty() {
                 self.image_grad(&w.contiguous(), &grad, &mut out);
             }
             grads[0] = Some(tensor(out, operands[0].shape())?);
         }
         if operands[1].track_op() {
-            let mut out = vec![0.0; operands[1].elem_count()];
+            let mut out = zeros(operands[1].elem_count());
             if !out.is_empty() {
                 self.kernel_grad(&x.contiguous(), &grad, &mut out);
             }

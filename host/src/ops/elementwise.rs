@@ -3,6 +3,7 @@
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::fresh::{Cut, build};
 use super::function::{Function, Held, Input, tensor};
 use super::simd::multiversion;
 
@@ -25,10 +26,9 @@ impl Function for Activation {
 
     fn forward(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let x = inputs[0].contiguous();
-        let mut out = vec![0.0; x.len()];
-        out.par_chunks_mut(CHUNK)
-            .zip(x.par_chunks(CHUNK))
-            .for_each(|(out, x)| (self.value)(x, out));
+        let out = build(x.len(), Cut::flat(x.len(), CHUNK), |_, at, out| {
+            (self.value)(&x[at..at + out.len()], out)
+        });
         Ok((out, inputs[0].layout.shape().clone()))
     }
 
@@ -43,10 +43,10 @@ impl Function for Activation {
         }
         let (held, held_grad) = (Held::new(inputs[0]), Held::new(grad));
         let (x, grad) = (held.input()?.contiguous(), held_grad.input()?.contiguous());
-        let mut out = vec![0.0; x.len()];
-        out.par_chunks_mut(CHUNK)
-            .zip(x.par_chunks(CHUNK).zip(grad.par_chunks(CHUNK)))
-            .for_each(|(out, (x, grad))| (self.derivative)(x, grad, out));
+        let out = build(x.len(), Cut::flat(x.len(), CHUNK), |_, at, out| {
+            let range = at..at + out.len();
+            (self.derivative)(&x[range.clone()], &grad[range], out)
+        });
         Ok(vec![Some(tensor(out, inputs[0].shape())?)])
     }
 }

@@ -4,6 +4,7 @@ use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::elementwise::{ROWS, add_rows};
+use super::fresh::{Cut, build};
 use super::function::{Function, Held, Input, apply, fast, tensor};
 use super::simd::multiversion;
 
@@ -39,17 +40,15 @@ impl Function for GateResidual {
             inputs[1].contiguous(),
             inputs[2].contiguous(),
         );
-        let mut out = vec![0.0; x.len()];
-        let sample = (tokens * width).max(1);
-        let block = (ROWS * width).max(1);
-        out.par_chunks_mut(sample)
-            .zip(x.par_chunks(sample).zip(y.par_chunks(sample)))
-            .zip(gate.par_chunks(width.max(1)))
-            .for_each(|((out, (x, y)), gate)| {
-                out.par_chunks_mut(block)
-                    .zip(x.par_chunks(block).zip(y.par_chunks(block)))
-                    .for_each(|(out, (x, y))| rows_forward(x, gate, y, out));
-            });
+        let cut = Cut {
+            group: tokens * width,
+            block: ROWS * width,
+        };
+        let out = build(x.len(), cut, |sample, at, out| {
+            let range = at..at + out.len();
+            let gate = &gate[sample * width..(sample + 1) * width];
+            rows_forward(&x[range.clone()], gate, &y[range], out)
+        });
         Ok((out, inputs[0].layout.shape().clone()))
     }
 
@@ -93,14 +92,14 @@ impl Function for GateResidual {
         let mut y_grad = None;
         if inputs[2].track_op() {
             let gate = held_gate.input()?.contiguous();
-            let mut out = vec![0.0; flat.len()];
-            out.par_chunks_mut(sample)
-                .zip(flat.par_chunks(sample).zip(gate.par_chunks(width.max(1))))
-                .for_each(|(out, (grad, gate))| {
-                    out.par_chunks_mut(block)
-                        .zip(grad.par_chunks(block))
-                        .for_each(|(out, grad)| rows_scaled(grad, gate, out));
-                });
+            let cut = Cut {
+                group: sample,
+                block,
+            };
+            let out = build(flat.len(), cut, |sample, at, out| {
+                let gate = &gate[sample * width..(sample + 1) * width];
+                rows_scaled(&flat[at..at + out.len()], gate, out)
+            });
             y_grad = Some(tensor(out, inputs[2].shape())?);
         }
         Ok(vec![x_grad, gate_grad, y_grad])

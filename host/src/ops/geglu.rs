@@ -1,9 +1,9 @@
 //! The gated linear unit with GELU (Shazeer 2020), as the feed-forward layers of Stable Diffusion have it.
 
 use candle_core::{D, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 use super::elementwise::ROWS;
+use super::fresh::{Cut, build};
 use super::function::{Function, Held, Input, apply, fast, tensor};
 use super::gelu::gelu_erf;
 use super::simd::{multiversion, normal};
@@ -36,14 +36,14 @@ impl Function for Geglu {
     fn forward(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let mut dims = inputs[0].dims().to_vec();
         let x = inputs[0].contiguous();
-        let mut out = vec![0.0; x.len() / 2];
+        let half = dims.last().map_or(1, |&width| width / 2).max(1);
         if let Some(last) = dims.last_mut() {
             *last /= 2;
-            let block = (ROWS * *last).max(1);
-            out.par_chunks_mut(block)
-                .zip(x.par_chunks(2 * block))
-                .for_each(|(out, x)| rows_forward(x, (*last).max(1), out));
         }
+        let len = x.len() / 2;
+        let out = build(len, Cut::flat(len, ROWS * half), |_, at, out| {
+            rows_forward(&x[2 * at..2 * (at + out.len())], half, out)
+        });
         Ok((out, dims.into()))
     }
 
@@ -59,11 +59,11 @@ impl Function for Geglu {
         let half = output.dim(D::Minus1)?.max(1);
         let (held, held_grad) = (Held::new(inputs[0]), Held::new(grad));
         let (x, grad) = (held.input()?.contiguous(), held_grad.input()?.contiguous());
-        let mut out = vec![0.0; x.len()];
-        let block = ROWS * half;
-        out.par_chunks_mut(2 * block)
-            .zip(x.par_chunks(2 * block).zip(grad.par_chunks(block)))
-            .for_each(|(out, (x, grad))| rows_backward(x, grad, half, out));
+        let cut = Cut::flat(x.len(), 2 * ROWS * half);
+        let out = build(x.len(), cut, |_, at, out| {
+            let range = at..at + out.len();
+            rows_backward(&x[range], &grad[at / 2..(at + out.len()) / 2], half, out)
+        });
         Ok(vec![Some(tensor(out, inputs[0].shape())?)])
     }
 }

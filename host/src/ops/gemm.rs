@@ -3,8 +3,12 @@
 //! `gemm` cuts the summed dimension by its length and cache sizes alone, so that a product does not depend on the thread count, and a piece of its rows is
 //! bit for bit the rows of the whole. Tall products go to the threads in such pieces, which keeps them busier than `gemm`'s own threads.
 
+use std::mem::MaybeUninit;
+
 use gemm::Parallelism;
 use rayon::prelude::*;
+
+use super::fresh::{Cut, build};
 
 /// A matrix view: element `(i, j)` is `data[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy)]
@@ -92,12 +96,71 @@ pub(super) enum Write {
 
 /// Fewest rows of a piece: the other operand is packed anew for each.
 const PIECE: usize = 96;
+/// Rows of a block that the bias is written to at a time.
+const BIASED: usize = 64;
 /// Multiply-adds from which a product is worth several threads.
 const LARGE: usize = 1 << 20;
+
+/// `scale lhs rhs`, row-major.
+pub(super) fn fresh_product(
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    scale: f32,
+    threads: Threads,
+) -> Vec<f32> {
+    let len = lhs.rows * rhs.columns;
+    let mut out = Vec::with_capacity(len);
+    let memory = &mut out.spare_capacity_mut()[..len];
+    into_memory(
+        memory,
+        rhs.columns,
+        lhs,
+        rhs,
+        Write::Replace { scale },
+        threads,
+    );
+    // SAFETY: a product that replaces writes each of the `len` elements, without reading it.
+    unsafe { out.set_len(len) };
+    out
+}
+
+/// `lhs rhs + bias`, row-major; one number of `bias` a column.
+pub(super) fn biased_product(lhs: Matrix<'_>, rhs: Matrix<'_>, bias: &[f32]) -> Vec<f32> {
+    let width = rhs.columns;
+    let len = lhs.rows * width;
+    // The product adds to the bias, which saves a pass over the output.
+    let mut out = build(len, Cut::flat(len, BIASED * width), |_, _, out| {
+        out.chunks_exact_mut(width)
+            .for_each(|row| row.copy_from_slice(bias));
+    });
+    product(
+        &mut out,
+        width,
+        lhs,
+        rhs,
+        Write::Add { scale: 1.0 },
+        Threads::All,
+    );
+    out
+}
 
 /// Writes `lhs rhs` into `out`, whose rows lie `row_stride` apart (at least `rhs.columns`).
 pub(super) fn product(
     out: &mut [f32],
+    row_stride: usize,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    write: Write,
+    threads: Threads,
+) {
+    // SAFETY: `f32` and `MaybeUninit<f32>` have one layout, and `into_memory` only ever writes numbers.
+    let memory = unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) };
+    into_memory(memory, row_stride, lhs, rhs, write, threads);
+}
+
+/// As [`product`]; what it adds to must be initialised.
+fn into_memory(
+    out: &mut [MaybeUninit<f32>],
     row_stride: usize,
     lhs: Matrix<'_>,
     rhs: Matrix<'_>,
@@ -128,7 +191,7 @@ pub(super) fn product(
                 .for_each(|(index, out)| {
                     let first = index * piece;
                     let rows = lhs.slice(first, piece.min(m - first));
-                    product(out, row_stride, rows, rhs, write, Threads::One);
+                    into_memory(out, row_stride, rows, rhs, write, Threads::One);
                 });
             return;
         }
@@ -142,7 +205,7 @@ pub(super) fn product(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out.as_mut_ptr().cast(),
             1,
             row_stride as isize,
             accumulate,

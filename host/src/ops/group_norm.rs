@@ -4,6 +4,7 @@ use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::elementwise::add_rows;
+use super::fresh::zeros;
 use super::function::{Function, Held, Input, apply, fast, tensor};
 use super::simd::{multiversion, sigmoid, total_with};
 
@@ -94,7 +95,7 @@ impl Function for GroupNorm {
             inputs[1].contiguous(),
             inputs[2].contiguous(),
         );
-        let mut out = vec![0.0; x.len()];
+        let mut out = zeros(x.len());
         if !out.is_empty() {
             let group = x.len() / (dims[0] * self.groups);
             let channels = dims[1] / self.groups;
@@ -136,7 +137,7 @@ impl Function for GroupNorm {
         let group = x.len() / (batch * self.groups);
         let channels = all / self.groups;
         let silu = self.after == After::Silu;
-        let mut x_grad = vec![0.0; x.len()];
+        let mut x_grad = zeros(x.len());
         // By sample and channel, so that the sum over samples has a fixed order.
         let (mut w_partial, mut b_partial) = (vec![0.0; batch * all], vec![0.0; batch * all]);
         x_grad

@@ -7,6 +7,7 @@ use candle_core::{D, DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::elementwise::{ROWS, add_rows};
+use super::fresh::{self, build, zeros};
 use super::function::{Function, Held, Input, apply, fast, tensor};
 use super::simd::{multiversion, sum_of, sum_with};
 
@@ -155,28 +156,23 @@ impl Function for Normalise {
     fn forward(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let cut = self.cut(inputs[0].dims());
         let x = inputs[0].contiguous();
-        let mut out = vec![0.0; x.len()];
-        if out.is_empty() {
-            return Ok((out, inputs[0].layout.shape().clone()));
+        if x.is_empty() {
+            return Ok((Vec::new(), inputs[0].layout.shape().clone()));
         }
         let factors = self.factors(&cut, inputs.get(1).copied());
         let offsets = match self.offset_index() {
             Some(index) => inputs[index].contiguous().into_owned(),
             None => vec![0.0; factors.len()],
         };
-        let block = ROWS * cut.width;
-        out.par_chunks_mut(cut.group)
-            .zip(x.par_chunks(cut.group))
-            .zip(
-                factors
-                    .par_chunks(cut.width)
-                    .zip(offsets.par_chunks(cut.width)),
-            )
-            .for_each(|((out, x), (factor, offset))| {
-                out.par_chunks_mut(block)
-                    .zip(x.par_chunks(block))
-                    .for_each(|(out, x)| rows_forward(x, factor, offset, self.eps, out));
-            });
+        let pieces = fresh::Cut {
+            group: cut.group,
+            block: ROWS * cut.width,
+        };
+        let out = build(x.len(), pieces, |group, at, out| {
+            let own = group * cut.width..(group + 1) * cut.width;
+            let (factor, offset) = (&factors[own.clone()], &offsets[own]);
+            rows_forward(&x[at..at + out.len()], factor, offset, self.eps, out)
+        });
         Ok((out, inputs[0].layout.shape().clone()))
     }
 
@@ -201,7 +197,7 @@ impl Function for Normalise {
 
         let block = ROWS * cut.width;
         let blocks = cut.group.div_ceil(block);
-        let mut x_grad = vec![0.0; x.len()];
+        let mut x_grad = zeros(x.len());
         // Each block of rows sums its own factor and offset gradients, side by side; added in order below.
         let pair = 2 * cut.width;
         let mut partial = vec![0.0; cut.groups * blocks * pair];

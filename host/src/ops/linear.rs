@@ -1,11 +1,10 @@
 //! The affine map of a linear layer.
 
 use candle_core::{Result, Shape, Tensor};
-use rayon::prelude::*;
 
-use super::elementwise::{ROWS, sum_rows};
+use super::elementwise::sum_rows;
 use super::function::{Function, Held, Input, apply, fast, tensor};
-use super::gemm::{Matrix, Threads, Write, product};
+use super::gemm::{Matrix, Threads, Write, biased_product, fresh_product, product};
 
 /// `x wᵀ + b`.
 ///
@@ -92,26 +91,12 @@ impl Function for Linear {
         let (outputs, inputs) = (w.dims()[0], w.dims()[1]);
         let leading = &x.dims()[..x.dims().len() - 1];
         let rows = leading.iter().product::<usize>();
-        let mut out = vec![0.0; rows * outputs];
-        let mut write = Write::Replace { scale: 1.0 };
-        if let Some(b) = operands.get(2) {
-            let b = b.contiguous();
-            // The product adds to the bias, which saves a pass over the output.
-            out.par_chunks_mut(ROWS * outputs.max(1)).for_each(|rows| {
-                rows.chunks_exact_mut(outputs)
-                    .for_each(|row| row.copy_from_slice(&b))
-            });
-            write = Write::Add { scale: 1.0 };
-        }
         let x = x.contiguous();
-        product(
-            &mut out,
-            outputs,
-            Matrix::new(&x, rows, inputs),
-            weight(w).t(),
-            write,
-            Threads::All,
-        );
+        let (x, w) = (Matrix::new(&x, rows, inputs), weight(w).t());
+        let out = match operands.get(2) {
+            Some(b) => biased_product(x, w, &b.contiguous()),
+            None => fresh_product(x, w, 1.0, Threads::All),
+        };
         Ok((out, [leading, &[outputs]].concat().into()))
     }
 
@@ -121,8 +106,7 @@ impl Function for Linear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<Vec<Option<Tensor>>> {
-        let write = Write::Replace { scale: 1.0 };
-        let mut grads = gradients(operands[0], operands[1], grad, write)?.to_vec();
+        let mut grads = gradients(operands[0], operands[1], grad, 1.0)?.to_vec();
         if let Some(b) = operands.get(2) {
             let held = Held::new(grad);
             let sum = || {
@@ -169,14 +153,13 @@ impl Function for AddLinear {
         grad: &Tensor,
     ) -> Result<Vec<Option<Tensor>>> {
         let base = operands[0].track_op().then(|| grad.clone());
-        let write = Write::Replace { scale: self.factor };
-        let [x, w] = gradients(operands[1], operands[2], grad, write)?;
+        let [x, w] = gradients(operands[1], operands[2], grad, self.factor)?;
         Ok(vec![base, x, w])
     }
 }
 
-/// The gradients of the operands of `x wᵀ`, each where it is tracked.
-fn gradients(x: &Tensor, w: &Tensor, grad: &Tensor, write: Write) -> Result<[Option<Tensor>; 2]> {
+/// The gradients of the operands of `factor x wᵀ`, each where it is tracked.
+fn gradients(x: &Tensor, w: &Tensor, grad: &Tensor, factor: f32) -> Result<[Option<Tensor>; 2]> {
     let (outputs, inputs) = w.dims2()?;
     let held_grad = Held::new(grad);
     let grad = held_grad.input()?.contiguous();
@@ -185,29 +168,14 @@ fn gradients(x: &Tensor, w: &Tensor, grad: &Tensor, write: Write) -> Result<[Opt
     let mut grads = [None, None];
     if x.track_op() {
         let held = Held::new(w);
-        let mut out = vec![0.0; rows * inputs];
-        product(
-            &mut out,
-            inputs,
-            grad,
-            weight(held.input()?),
-            write,
-            Threads::All,
-        );
+        let out = fresh_product(grad, weight(held.input()?), factor, Threads::All);
         grads[0] = Some(tensor(out, x.shape())?);
     }
     if w.track_op() {
         let held = Held::new(x);
         let x = held.input()?.contiguous();
-        let mut out = vec![0.0; outputs * inputs];
-        product(
-            &mut out,
-            inputs,
-            grad.t(),
-            Matrix::new(&x, rows, inputs),
-            write,
-            Threads::All,
-        );
+        let x = Matrix::new(&x, rows, inputs);
+        let out = fresh_product(grad.t(), x, factor, Threads::All);
         grads[1] = Some(tensor(out, w.shape())?);
     }
     Ok(grads)

@@ -48,6 +48,7 @@ pub mod softmax;
 pub mod upsample;
 
 mod elementwise;
+mod fresh;
 mod function;
 mod gemm;
 mod simd;

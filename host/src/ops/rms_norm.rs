@@ -4,6 +4,7 @@ use candle_core::{D, DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::elementwise::{ROWS, add_rows};
+use super::fresh::zeros;
 use super::function::{Function, Held, Input, apply, fast, tensor};
 use super::simd::{multiversion, sum_of, sum_with};
 
@@ -58,7 +59,7 @@ impl Function for RmsNorm {
         let w = inputs
             .get(1)
             .map_or_else(|| vec![1.0; width].into(), Input::contiguous);
-        let mut out = vec![0.0; x.len()];
+        let mut out = zeros(x.len());
         let block = (ROWS * width).max(1);
         out.par_chunks_mut(block)
             .zip(x.par_chunks(block))
@@ -84,7 +85,7 @@ impl Function for RmsNorm {
             None => vec![1.0; width].into(),
         };
         let block = (ROWS * width).max(1);
-        let mut x_grad = vec![0.0; x.len()];
+        let mut x_grad = zeros(x.len());
         let mut partial = vec![0.0; x.len().div_ceil(block) * width];
         x_grad
             .par_chunks_mut(block)

@@ -5,6 +5,7 @@ use candle_core::{D, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::elementwise::CHUNK;
+use super::fresh::zeros;
 use super::function::{Function, Held, Input, apply, fast, tensor};
 use super::simd::{exp_above, max, multiversion, sum_with};
 
@@ -41,7 +42,7 @@ impl Function for Softmax {
         let dims = inputs[0].dims();
         let width = dims[dims.len() - 1];
         let x = inputs[0].contiguous();
-        let mut out = vec![0.0; x.len()];
+        let mut out = zeros(x.len());
         out.par_chunks_mut(block(width))
             .zip(x.par_chunks(block(width)))
             .for_each(|(out, x)| {
@@ -66,7 +67,7 @@ impl Function for Softmax {
             held_y.input()?.contiguous(),
             held_grad.input()?.contiguous(),
         );
-        let mut out = vec![0.0; y.len()];
+        let mut out = zeros(y.len());
         out.par_chunks_mut(block(width))
             .zip(
                 y.par_chunks(block(width))
