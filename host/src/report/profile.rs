@@ -140,8 +140,8 @@ pub struct Profiler(Mutex<State>);
 struct State {
     steps: u64,
     total: BTreeMap<Section, (u64, Duration)>,
-    /// Charged since the last finished step.
-    step: BTreeMap<Section, Duration>,
+    /// Of the step that goes on: entries and time.
+    step: BTreeMap<Section, (u64, Duration)>,
 }
 
 thread_local! {
@@ -176,7 +176,10 @@ impl Profiler {
 
     /// Encloses one step: what no inner scope claims is charged to [`Section::Other`]. End it with
     /// [`Self::finish_step`] after the guard has dropped.
+    ///
+    /// What hooks took since the last step (preparing, sampling) is no part of a step, and is forgotten.
     pub fn step(&self) -> Scope<'_> {
+        self.lock().step.clear();
         self.scope(Section::Other)
     }
 
@@ -185,12 +188,17 @@ impl Profiler {
         let mut state = self.lock();
         state.steps += 1;
         let step = std::mem::take(&mut state.step);
-        step.into_iter()
-            .map(|(section, time)| (section.name(), time.as_secs_f64() * 1e3))
-            .collect()
+        let mut named = BTreeMap::new();
+        for (section, (calls, time)) in step {
+            named.insert(section.name(), time.as_secs_f64() * 1e3);
+            let total = state.total.entry(section).or_default();
+            total.0 += calls;
+            total.1 += time;
+        }
+        named
     }
 
-    /// The times so far.
+    /// The times of all finished steps.
     pub fn profile(&self) -> Profile {
         let state = self.lock();
         let sections = state
@@ -238,10 +246,9 @@ impl Drop for Scope<'_> {
         let elapsed = self.start.elapsed();
         let own = elapsed.saturating_sub(NESTED.replace(self.outer + elapsed));
         let mut state = self.profiler.lock();
-        *state.step.entry(self.section.clone()).or_default() += own;
-        let total = state.total.entry(self.section.clone()).or_default();
-        total.0 += 1;
-        total.1 += own;
+        let charged = state.step.entry(self.section.clone()).or_default();
+        charged.0 += 1;
+        charged.1 += own;
     }
 }
 

@@ -60,6 +60,19 @@ fn each_step_reports_only_its_own_time() {
 }
 
 #[test]
+fn what_happens_between_steps_is_no_part_of_a_step() {
+    let profiler = Profiler::default();
+    {
+        let _prepare = profiler.hook("diff_tuning", "prepare");
+        sleep(Duration::from_millis(4));
+    }
+    drop(profiler.step());
+    let step = profiler.finish_step();
+    assert_eq!(step.keys().collect::<Vec<_>>(), ["other"]);
+    assert_eq!(profiler.profile().plugin_ms("diff_tuning"), 0.0);
+}
+
+#[test]
 fn sections_come_in_step_order_and_survive_a_resume() {
     let profiler = Profiler::default();
     drop(profiler.step());
@@ -87,6 +100,7 @@ fn a_scope_is_charged_also_when_its_work_panics() {
         panic!("on purpose");
     }));
     assert!(caught.is_err());
+    profiler.finish_step();
     assert_eq!(profiler.profile().sections.len(), 2);
 }
 
