@@ -2,8 +2,7 @@
 
 use candle_core::{Result, Shape, Tensor};
 
-use super::elementwise::CHUNK;
-use super::fresh::{Cut, build};
+use super::elementwise::{map, zip};
 use super::function::{Function, Held, Input, apply, fast, tensor};
 use super::simd::multiversion;
 
@@ -49,21 +48,6 @@ pub fn affine(x: &Tensor, factor: f64, offset: f64) -> Result<Tensor> {
         return apply(Affine { factor, offset }, &[x]);
     }
     x.affine(factor, offset)
-}
-
-/// Element by element over chunks, in parallel.
-fn zip(a: &[f32], b: &[f32], f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) -> Vec<f32> {
-    build(a.len(), Cut::flat(a.len(), CHUNK), |_, at, out| {
-        let range = at..at + out.len();
-        f(&a[range.clone()], &b[range], out)
-    })
-}
-
-/// The same of one operand.
-fn map(x: &[f32], f: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f32> {
-    build(x.len(), Cut::flat(x.len(), CHUNK), |_, at, out| {
-        f(&x[at..at + out.len()], out)
-    })
 }
 
 struct AddScaled(f32);

@@ -13,6 +13,21 @@ pub(super) const CHUNK: usize = 16 * 1024;
 /// Rows a task sums before the partial sums are added in order; fixed, so that sums do not depend on the thread count.
 pub(super) const ROWS: usize = 64;
 
+/// A new vector, element by element from two of its length: `f` writes chunks, in parallel.
+pub(super) fn zip(a: &[f32], b: &[f32], f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) -> Vec<f32> {
+    build(a.len(), Cut::flat(a.len(), CHUNK), |_, at, out| {
+        let range = at..at + out.len();
+        f(&a[range.clone()], &b[range], out)
+    })
+}
+
+/// The same of one operand.
+pub(super) fn map(x: &[f32], f: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f32> {
+    build(x.len(), Cut::flat(x.len(), CHUNK), |_, at, out| {
+        f(&x[at..at + out.len()], out)
+    })
+}
+
 /// An activation: a function of each element by itself.
 pub(super) struct Activation {
     /// `(x, out)`: writes the values.
@@ -26,9 +41,7 @@ impl Function for Activation {
 
     fn forward(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let x = inputs[0].contiguous();
-        let out = build(x.len(), Cut::flat(x.len(), CHUNK), |_, at, out| {
-            (self.value)(&x[at..at + out.len()], out)
-        });
+        let out = map(&x, self.value);
         Ok((out, inputs[0].layout.shape().clone()))
     }
 
@@ -43,10 +56,7 @@ impl Function for Activation {
         }
         let (held, held_grad) = (Held::new(inputs[0]), Held::new(grad));
         let (x, grad) = (held.input()?.contiguous(), held_grad.input()?.contiguous());
-        let out = build(x.len(), Cut::flat(x.len(), CHUNK), |_, at, out| {
-            let range = at..at + out.len();
-            (self.derivative)(&x[range.clone()], &grad[range], out)
-        });
+        let out = zip(&x, &grad, self.derivative);
         Ok(vec![Some(tensor(out, inputs[0].shape())?)])
     }
 }

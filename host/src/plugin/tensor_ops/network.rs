@@ -26,24 +26,15 @@ pub(super) fn run(call: &Call<'_>) -> std::result::Result<Tensor, Error> {
             let w = call.optional(call.int(0)? != 0, &mut 1)?;
             fast::rms_norm(x, w, call.float(0)?)
         }
-        ops::GROUP_NORM => {
+        ops::GROUP_NORM | ops::GROUP_NORM_SILU => {
             let mut next = 1;
             let w = call.optional(call.int(1)? != 0, &mut next)?;
             let b = call.optional(call.int(2)? != 0, &mut next)?;
-            group_norm(fast::group_norm, x, call.positive(0)?, w, b, call.float(0)?)
-        }
-        ops::GROUP_NORM_SILU => {
-            let mut next = 1;
-            let w = call.optional(call.int(1)? != 0, &mut next)?;
-            let b = call.optional(call.int(2)? != 0, &mut next)?;
-            group_norm(
-                fast::group_norm_silu,
-                x,
-                call.positive(0)?,
-                w,
-                b,
-                call.float(0)?,
-            )
+            let norm: GroupNorm = match call.op {
+                ops::GROUP_NORM_SILU => fast::group_norm_silu,
+                _ => fast::group_norm,
+            };
+            group_norm(norm, x, call.positive(0)?, w, b, call.float(0)?)
         }
         ops::LAYER_NORM_MODULATE => {
             call.rank(x, 3)?;
