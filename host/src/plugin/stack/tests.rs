@@ -269,6 +269,7 @@ fn a_plugin_that_changes_nothing_passes_through_every_slot() {
         .map(|(plugin, name, _)| format!("{plugin}/{name}"))
         .collect();
     assert_eq!(metrics, ["probe/loss_seen", "b/loss_seen"]);
+    desk.profiler.finish_step();
     let times = desk.profiler.profile().sections;
     let calls = |hook: &str| {
         let time = times.iter().find(|time| time.section.name() == hook);
