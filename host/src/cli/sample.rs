@@ -189,8 +189,9 @@ impl Arguments {
 
     /// Writes the classes asked for into the configuration, and gives those to draw if none are asked for.
     fn classes(&self, resolved: &mut Resolved) -> Result<Vec<u32>, Failure> {
-        let known =
-            pretrained::inspect(resolved.config.backbone.path.as_deref())?.num_classes as u32;
+        let known = pretrained::inspect(resolved.config.backbone.path.as_deref())?
+            .info
+            .num_classes as u32;
         let names = match (&self.run, &resolved.config.backbone.path) {
             (Some(folder), _) => classes_of(folder),
             (None, None) => pretrained::embedded_classes(),

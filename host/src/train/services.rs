@@ -222,7 +222,7 @@ impl Services for Session {
             out_channels: info.out_channels,
             latent_channels: info.in_channels,
             sample_size: info.sample_size,
-            image_size: info.sample_size,
+            image_size: info.sample_size * self.encoder.factor(),
             num_classes: Some(info.num_classes as u32),
             null_class: Some(info.num_classes as u32),
             learned_variance: info.learned_variance,
