@@ -29,13 +29,13 @@ pub(super) struct Prepared {
 pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared, Failure> {
     let mut resolved = arguments.resolve()?;
     let plugins = plugins_of(&mut resolved)?;
-    let adapters = adapters_of(&mut resolved)?;
+    let adapters = adapters_of(&mut resolved, arguments.force)?;
     if let Some(file) = &arguments.locked {
         Lock::read(file)?.verify(plugins.plugins.iter().map(|plugin| &plugin.checked))?;
     }
     let mut notes = plugins.notes.clone();
     if arguments.resume {
-        notes.extend(refuse_other_settings(&resolved)?);
+        notes.extend(judge_other_settings(&resolved, arguments.force)?);
     }
     Ok(Prepared {
         resolved,
@@ -55,9 +55,14 @@ pub(super) fn plugins_of(resolved: &mut Resolved) -> Result<plugins::Resolved, F
     Ok(plugins)
 }
 
-/// Looks into the adapters of a run, and notes the hash of each, so that the run is resumed on these and no others.
-fn adapters_of(resolved: &mut Resolved) -> Result<Vec<Report>, Failure> {
+/// Looks into the adapters of a run, and notes the hash of each, so that the run is resumed on these and no others unless forced.
+fn adapters_of(resolved: &mut Resolved, force: bool) -> Result<Vec<Report>, Failure> {
     let config = &mut resolved.config;
+    if force {
+        for entry in &mut config.adapter {
+            entry.sha256 = None;
+        }
+    }
     let reports = inspect_adapters(config.backbone.path.as_deref(), &config.adapter)?;
     for (entry, report) in config.adapter.iter_mut().zip(&reports) {
         entry.sha256 = Some(report.sha256.clone());
@@ -65,8 +70,8 @@ fn adapters_of(resolved: &mut Resolved) -> Result<Vec<Report>, Failure> {
     Ok(reports)
 }
 
-/// Compares with the run file in the folder: what the saved state does not fit is refused, what makes the run diverge is told.
-fn refuse_other_settings(now: &Resolved) -> Result<Vec<String>, Failure> {
+/// Compares with the run file in the folder: what the saved state does not fit is refused unless forced, what makes the run diverge is told.
+fn judge_other_settings(now: &Resolved, force: bool) -> Result<Vec<String>, Failure> {
     let file = now.out().join(RUN_FILE);
     if !file.is_file() {
         return Err(train::Error::NothingToResume {
@@ -85,7 +90,7 @@ fn refuse_other_settings(now: &Resolved) -> Result<Vec<String>, Failure> {
         .into_iter()
         .filter(|difference| difference.effect != Effect::Harmless)
         .partition(|difference| difference.effect == Effect::Incompatible);
-    if !fatal.is_empty() {
+    if !fatal.is_empty() && !force {
         let differences: Vec<_> = fatal.iter().map(ToString::to_string).collect();
         let path = now.out().to_owned();
         return Err(train::Error::SettingsDiffer {
@@ -94,8 +99,11 @@ fn refuse_other_settings(now: &Resolved) -> Result<Vec<String>, Failure> {
         }
         .into());
     }
-    Ok(rest
+    let forced = fatal.iter().map(|difference| {
+        format!("{difference}, so saved state that does not fit is left out, and what has none starts anew")
+    });
+    let told = rest
         .iter()
-        .map(|difference| format!("{difference}, so the run goes on otherwise than it would have"))
-        .collect())
+        .map(|difference| format!("{difference}, so the run goes on otherwise than it would have"));
+    Ok(forced.chain(told).collect())
 }

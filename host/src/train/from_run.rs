@@ -73,7 +73,7 @@ pub fn draw_saved(
             resolved,
             None,
             model,
-            Parameters::new(Default::default()),
+            Parameters::default(),
             progress,
             cancel,
         );
@@ -144,7 +144,7 @@ fn restored(
         resolved,
         Some(saved),
         model,
-        Parameters::new(values),
+        Parameters::saved(values, false),
         progress,
         cancel,
     );
@@ -155,7 +155,11 @@ fn restored(
         selections(&resolved.config.train.trainable).as_deref(),
         step,
     )?;
-    stack.load_state(&session.scene(step, Phase::CHECKPOINT), &checkpoint.plugins)?;
+    stack.load_state(
+        &session.scene(step, Phase::CHECKPOINT),
+        &checkpoint.plugins,
+        false,
+    )?;
     let overlay = session.overlay();
     session.backbone.check_overlay(&overlay)?;
     session.begin(stack);
