@@ -93,8 +93,12 @@ fn peft(
     updates: &[LayerUpdate],
     layers: &[LayerInfo],
 ) -> Result<(Map<String, Value>, BTreeMap<String, Tensor>), String> {
-    let mut kinds: Vec<Kind> = updates.iter().map(|update| update.kind).collect();
-    kinds.dedup();
+    let mut kinds: Vec<Kind> = Vec::new();
+    for update in updates {
+        if !kinds.contains(&update.kind) {
+            kinds.push(update.kind);
+        }
+    }
     let &[kind] = kinds.as_slice() else {
         let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
         return Err(format!(
@@ -107,8 +111,8 @@ fn peft(
             .iter()
             .any(|update| update.tensors.contains_key(part))
     };
-    if kind == Kind::Full || has("lora_mid") {
-        return Err("PEFT has no form for what this adapter holds".to_owned());
+    if kind == Kind::Full || has("lora_mid") || has("weight") || has("bias") {
+        return Err("it replaces weights or biases of the network or is in a form that PEFT lacks; export the pipeline instead".to_owned());
     }
     if kind != Kind::Lora && has(MAGNITUDE) {
         return Err(format!("PEFT has no magnitudes for {}", kind.name()));

@@ -9,6 +9,7 @@ mod bad_settings;
 mod bench;
 mod composition;
 mod failures;
+mod interchange;
 mod lora;
 mod models;
 mod plugins;
