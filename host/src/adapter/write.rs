@@ -22,6 +22,17 @@ pub enum Format {
     Kohya,
 }
 
+impl Format {
+    /// The name of its file of tensors.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Diffusers => "pytorch_lora_weights.safetensors",
+            Self::Peft => "adapter_model.safetensors",
+            Self::Kohya => "adapter.safetensors",
+        }
+    }
+}
+
 /// A file to write.
 #[derive(Clone, Debug)]
 pub struct Written {
@@ -49,7 +60,7 @@ pub fn write(
         Format::Peft => {
             let (config, tensors) = peft(updates, layers)?;
             Ok(Written {
-                file: "adapter_model.safetensors",
+                file: format.file(),
                 tensors: prefixed("base_model.model.", tensors),
                 metadata: BTreeMap::new(),
                 text: Some((
@@ -72,7 +83,7 @@ pub fn write(
                 .collect();
             let text = Value::Object(config).to_string();
             Ok(Written {
-                file: "pytorch_lora_weights.safetensors",
+                file: format.file(),
                 tensors: prefixed("transformer.", tensors),
                 metadata: BTreeMap::from([("lora_adapter_metadata".to_owned(), text)]),
                 text: None,
@@ -261,7 +272,7 @@ fn kohya(updates: &[LayerUpdate]) -> Result<Written, String> {
         tensors.insert(format!("{module}.alpha"), alpha);
     }
     Ok(Written {
-        file: "adapter.safetensors",
+        file: Format::Kohya.file(),
         tensors,
         metadata: BTreeMap::new(),
         text: None,

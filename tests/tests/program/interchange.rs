@@ -80,9 +80,16 @@ fn an_adapter_of_another_program_is_merged_and_told() {
         .done()
         .json();
     assert_eq!(told["adapters"][0]["matched"], 18);
-    // It is for a wider network than the tiny one.
-    lab.host(&format!("plan --backbone tiny --adapter {adapter}"))
-        .refused(2, &["lora_A", "[4, 32]", "takes"]);
+    // Its first layer takes patches of another size.
+    let other = goldens("adapters/kohya_lora.safetensors");
+    lab.host(&format!(
+        "plan --backbone tiny --adapter {}",
+        other.display()
+    ))
+    .refused(
+        2,
+        &["pos_embed.proj.lora_A", "[4, 4, 2, 2]", "[32, 3, 4, 4]"],
+    );
     lab.host("plan --backbone tiny --adapter nowhere")
         .refused(2, &["no adapter at", "nowhere"]);
 }
