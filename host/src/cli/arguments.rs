@@ -11,7 +11,7 @@ use crate::train::folder::RUN_FILE;
 /// Which plugins, and where they come from: the same for all that use plugins.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct PluginChoice {
-    /// A plugin to use: a name, the path of its file, or either followed by ` as OTHER`; may be repeated
+    /// A plugin to use: a name, the path of its file, or either followed by `:OTHER` to use it under that name; may be repeated
     #[arg(long = "plugin", value_name = "NAME|PATH", value_parser = plugin_argument)]
     plugins: Vec<PluginArgument>,
     /// Look for plugins in this folder first; may be repeated

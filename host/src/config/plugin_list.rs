@@ -136,7 +136,7 @@ impl Plugins {
             instead: String::new(),
         };
         match key {
-            "name" | "as" => return Err(wrong("given by --plugin \"NAME as OTHER\"")),
+            "name" | "as" => return Err(wrong("given by --plugin NAME:OTHER")),
             "without" if text.is_empty() => entry.without.clear(),
             "without" => entry.without = slot_names(&value).ok_or_else(|| wrong(SLOT_NAMES))?,
             _ => put(

@@ -13,6 +13,7 @@ use super::listing::ordered;
 use super::plugin_list::Plugins;
 use super::run_file::{PluginEntry, RunFile, TrainSection};
 use super::suggest::instead;
+use crate::plugin::discover::parse_choice;
 
 /// What the command line says about a run; each part is empty when nothing was said.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +30,7 @@ pub struct Overrides {
     pub sets: Vec<String>,
 }
 
-/// One `--plugin`: NAME, PATH, or either with ` as OTHER` after it.
+/// One `--plugin`: NAME, PATH, or either with `:OTHER` or ` as OTHER` after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginArgument {
     /// The plugin's name or path.
@@ -42,15 +43,10 @@ impl std::str::FromStr for PluginArgument {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(match text.split_once(" as ") {
-            Some((name, alias)) => Self {
-                name: name.trim().to_owned(),
-                alias: Some(alias.trim().to_owned()),
-            },
-            None => Self {
-                name: text.trim().to_owned(),
-                alias: None,
-            },
+        let (name, alias) = parse_choice(text);
+        Ok(Self {
+            name: name.to_owned(),
+            alias: alias.map(str::to_owned),
         })
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn adapter(run: &Path, session: &Session, dtype: DType) -> Result<(),
                 true => dir.join(plugin),
                 false => dir.to_path_buf(),
             };
-            write(&dir.join(&file.file), &file.metadata, &file.tensors)?;
+            write(&dir.join(&file.file), &file.metadata, &file.written()?)?;
             for (path, content) in &file.texts {
                 fs::write_atomic(&dir.join(path), content.as_bytes())?;
             }

@@ -140,4 +140,6 @@ services! {
     Adapter = 27 "adapter" since 0: AdapterIn => Nothing;
     /// A request to end training.
     Stop = 28 "stop" since 0: StopIn => Nothing;
+    /// A weight of the backbone as it is now.
+    CurrentWeight = 30 "current_weight" since 1: NameIn => TensorOut;
 }
