@@ -42,3 +42,13 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
         layers: dit::layers(config, sharing),
     })
 }
+
+/// The layers that an adapter of this checkpoint can be for, from its configuration alone: the embedders of every block, shared or not.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn layers_of(path: &Path) -> Result<Vec<LayerInfo>, Error> {
+    let checkpoint = Checkpoint::open(path)?;
+    checkpoint.config().check()?;
+    Ok(dit::layers(checkpoint.config(), dit::Sharing::PerBlock))
+}

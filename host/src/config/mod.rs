@@ -20,9 +20,11 @@ pub use choices::{Precision, Sampler, Schedule, Spacing, Trainable, Weighting};
 pub use compare::{Difference, Effect, compare};
 pub use error::Error;
 pub use layers::{Assignment, Origin, Origins};
+pub(crate) use listing::Pairs;
 pub use resolve::{Overrides, PluginArgument, Resolved, resolve, resolve_sections};
 pub use run_file::{
-    BackboneSection, DataSection, PluginEntry, RunFile, RunSection, SampleSection, TrainSection,
+    AdapterEntry, BackboneSection, DataSection, PluginEntry, RunFile, RunSection, SampleSection,
+    TrainSection,
 };
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub(super) use log::Speaking;
 pub use making::{Draw, Init};
 
 use super::slots::Slot;
+use crate::adapter::LayerUpdate;
 use crate::data::Batch;
 
 /// Who asks, and when.
@@ -128,6 +129,17 @@ impl AdapterFile {
     }
 }
 
+/// An adapter file as a plugin gets it.
+#[derive(Clone, Debug, Default)]
+pub struct AdapterRead {
+    /// What it holds for each layer of the backbone, in the backbone's order.
+    pub layers: Vec<LayerUpdate>,
+    /// Keys for the denoiser that fit no layer.
+    pub unmatched: Vec<String>,
+    /// How many keys are for another part of a pipeline.
+    pub other_parts: usize,
+}
+
 /// A copy of backbone blocks, as the session keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockCopyInfo {
@@ -229,6 +241,8 @@ services! {
     fn artifact(name: &str, content: Vec<u8>) -> ();
     /// A file of the result in a format that others read.
     fn adapter(file: AdapterFile) -> ();
+    /// What an adapter file holds for the backbone's layers.
+    fn read_adapter(path: PathBuf) -> AdapterRead;
     /// A request to end training after this step.
     fn stop(reason: &str) -> ();
 }

@@ -85,7 +85,11 @@ fn typed(schema: &Value, given: &Value) -> Value {
             let property = |key: &str| {
                 let own = schema.get("properties").and_then(|all| all.get(key));
                 // Of a table whose names the user chooses, every value is of one kind.
-                own.or_else(|| schema.get("additionalProperties").filter(|any| any.is_object()))
+                own.or_else(|| {
+                    schema
+                        .get("additionalProperties")
+                        .filter(|any| any.is_object())
+                })
             };
             let values = given.iter().map(|(key, value)| {
                 let value =

@@ -44,7 +44,10 @@ impl Scales {
     pub fn of_parameter(&self, backbone: &Backbone, name: &str) -> Option<&Tensor> {
         let (path, _) = name.rsplit_once('.')?;
         let layers = backbone.layers();
-        let scale = self.0.iter().find(|(index, _)| layers[**index].path == path);
+        let scale = self
+            .0
+            .iter()
+            .find(|(index, _)| layers[**index].path == path);
         scale.map(|(_, scale)| scale)
     }
 

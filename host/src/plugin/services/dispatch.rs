@@ -12,9 +12,10 @@ use plugin_api::services as api;
 use plugin_api::services::{Service, ServiceDef, TensorOut};
 
 use super::{
-    AdapterFile, Answer, CacheFolder, Caller, Draw, Formula, Init, ParameterRequest, SampleRequest,
-    Services, log,
+    AdapterFile, AdapterRead, Answer, CacheFolder, Caller, Draw, Formula, Init, ParameterRequest,
+    SampleRequest, Services, log,
 };
+use crate::adapter::LayerUpdate;
 use crate::plugin::bag;
 use crate::plugin::tensor_ops::{export, import};
 
@@ -154,6 +155,7 @@ fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
             done(host.artifact(caller, &asked.name, asked.content)?)
         };
         Adapter(asked) => done(host.adapter(caller, adapter_file(asked)?)?);
+        ReadAdapter(asked) => adapter_updates(host.read_adapter(caller, PathBuf::from(asked.path))?);
         Stop(asked) => done(host.stop(caller, &asked.reason)?);
     }
     Err(Error::Unsupported {
@@ -161,6 +163,26 @@ fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
         what: format!("service {code}"),
         revision: 1,
     })
+}
+
+fn adapter_updates(read: AdapterRead) -> api::AdapterUpdates {
+    let layer = |update: LayerUpdate| api::LayerUpdate {
+        path: update.path,
+        kind: update.kind.name().to_owned(),
+        rank: update.rank,
+        alpha: update.alpha,
+        scale: update.scale,
+        tensors: update
+            .tensors
+            .iter()
+            .map(|(part, tensor)| ((*part).to_owned(), export(tensor)))
+            .collect(),
+    };
+    api::AdapterUpdates {
+        layers: read.layers.into_iter().map(layer).collect(),
+        unmatched: read.unmatched,
+        other_parts: read.other_parts,
+    }
 }
 
 fn done((): ()) -> api::Nothing {
