@@ -10,6 +10,7 @@ mod bench;
 mod composition;
 mod failures;
 mod lora;
+mod lora_goldens;
 mod models;
 mod plugins;
 mod resume;
