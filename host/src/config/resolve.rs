@@ -6,6 +6,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use crate::plugin::discover::parse_choice;
+
 use super::check::check_ranges;
 use super::error::Error;
 use super::layers::{Assignment, Layers, Origin, Origins, shown};
@@ -13,7 +15,6 @@ use super::listing::ordered;
 use super::plugin_list::Plugins;
 use super::run_file::{PluginEntry, RunFile, TrainSection};
 use super::suggest::instead;
-use crate::plugin::discover::parse_choice;
 
 /// What the command line says about a run; each part is empty when nothing was said.
 #[derive(Debug, Clone, Default)]

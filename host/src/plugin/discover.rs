@@ -244,11 +244,13 @@ pub fn name_of(path: &Path) -> Option<String> {
     Some(plain_name(name)).filter(|name| !name.is_empty())
 }
 
-/// `NAME`, `NAME:OTHER` or `NAME as OTHER`, as the command line takes it.
+/// `NAME`, `NAME:OTHER` or `NAME as OTHER`, as the command line takes it; for a name, the path of a file.
 pub fn parse_choice(text: &str) -> (&str, Option<&str>) {
-    // A colon in a path is the path's own, unless what follows it cannot be the rest of one.
-    let alias = |text: &&str| !text.contains(['/', '\\', '.']);
-    let colon = || text.rsplit_once(':').filter(|(_, after)| alias(after));
+    let colon = || {
+        let parts = text.rsplit_once(':');
+        // The colon of `C:\plugins\lora.dll` belongs to the path.
+        parts.filter(|(name, alias)| !name.is_empty() && !alias.contains(['/', '\\']))
+    };
     match text.split_once(" as ").or_else(colon) {
         Some((name, alias)) => (name.trim(), Some(alias.trim())),
         None => (text.trim(), None),

@@ -39,14 +39,18 @@ pub struct Parameters {
     list: Vec<Parameter>,
     /// Values read from a checkpoint that wait for their parameter to be created.
     saved: BTreeMap<String, Tensor>,
+    /// Whether a saved value that fits no parameter is left out instead of refused.
+    lenient: bool,
 }
 
 impl Parameters {
-    /// No parameters yet; `saved` holds the values they take when they are created (from a checkpoint), by name.
-    pub fn new(saved: BTreeMap<String, Tensor>) -> Self {
+    /// No parameters yet; `saved` holds the values they take when they are created (from a checkpoint), by name. Where `lenient`, values
+    /// that fit no parameter are left out with a warning.
+    pub fn saved(saved: BTreeMap<String, Tensor>, lenient: bool) -> Self {
         Self {
             list: Vec::new(),
             saved,
+            lenient,
         }
     }
 
@@ -65,6 +69,14 @@ impl Parameters {
             return Err(Error::ParameterTaken { name });
         }
         let value = match self.saved.remove(&name) {
+            Some(saved) if saved.dims() != value.dims() && self.lenient => {
+                tracing::warn!(
+                    "`{name}` has shape {:?} in the checkpoint and {:?} in this run, so it starts anew",
+                    saved.dims(),
+                    value.dims()
+                );
+                value.clone()
+            }
             Some(saved) if saved.dims() != value.dims() => {
                 return Err(Error::SavedShape {
                     name,
@@ -138,6 +150,13 @@ impl Parameters {
     /// [`Error::Unclaimed`] with one of the names left over.
     pub fn refuse_unclaimed(&self) -> Result<(), Error> {
         match self.saved.keys().next() {
+            Some(first) if self.lenient => {
+                tracing::warn!(
+                    "the checkpoint holds {} parameters that this run does not create, `{first}` among them; they are left out",
+                    self.saved.len()
+                );
+                Ok(())
+            }
             Some(first) => Err(Error::Unclaimed {
                 count: self.saved.len(),
                 first: first.clone(),
@@ -164,7 +183,8 @@ impl Ema {
     ) -> Result<Self, Error> {
         let mut averages = BTreeMap::new();
         for parameter in parameters.iter() {
-            let value = match saved.remove(&parameter.name) {
+            let saved = saved.remove(&parameter.name);
+            let value = match saved.filter(|saved| saved.dims() == parameter.var.dims()) {
                 // A copy: averages move in place.
                 Some(saved) => saved.copy()?,
                 None => parameter.var.as_detached_tensor().copy()?,
@@ -337,7 +357,7 @@ mod tests {
     #[test]
     fn a_parameter_starts_at_its_saved_value_once() {
         let saved = BTreeMap::from([(NAME.to_owned(), tensor([7.0, 8.0]))]);
-        let mut parameters = Parameters::new(saved);
+        let mut parameters = Parameters::saved(saved, false);
         assert!(parameters.refuse_unclaimed().is_err());
         let start = tensor([0.0, 0.0]);
         let add = |parameters: &mut Parameters| {
