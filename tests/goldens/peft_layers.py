@@ -5,6 +5,9 @@ adapter's parameters as `parameter.PART` by PEFT's names, and for the loss `sum(
 dropout have the `uniform` numbers that it is decided by: what is at least 0.25 is kept. Everything is f32. The settings of each case are in the test that reads the file,
 `tests/tests/program/lora_goldens.rs`.
 
+One of PEFT's backward passes is not the derivative of its forward pass: `HadaWeightCP`, for LoHa's effective convolutions, has the gradients of `hada_w1_a` and `hada_w2_a` from the
+core and factor of the other half. Here its formula is differentiated by PyTorch instead.
+
 Written with torch 2.13.0, peft 0.21.2, safetensors 0.8.0, by
 
     python tests/goldens/peft_layers.py
@@ -12,12 +15,22 @@ Written with torch 2.13.0, peft 0.21.2, safetensors 0.8.0, by
 
 import pathlib
 
+import peft.tuners.loha.layer
 import torch
 from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import save_file
 
 OUT = pathlib.Path(__file__).parent / "peft_layers.safetensors"
 DROPOUT = 0.25
+
+
+def effective(t1, w1a, w1b, t2, w2a, w2b, scale):
+    """`HadaWeightCP.forward`."""
+    half = lambda t, a, b: torch.einsum("i j k l, j r, i p -> p r k l", t, b, a)
+    return half(t1, w1a, w1b) * half(t2, w2a, w2b) * scale
+
+
+peft.tuners.loha.layer.make_weight_cp = effective
 
 
 class Model(torch.nn.Module):
