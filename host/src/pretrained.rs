@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 
+use crate::adapter::{self, Report};
 use crate::backbone::{self, Backbone, DitConfig, ModelInfo};
+use crate::config::AdapterEntry;
 use crate::diffusion::{self, Process, SchedulerConfig};
 use crate::encode::Encoder;
 
@@ -22,6 +24,9 @@ pub enum Error {
     /// The network.
     #[error(transparent)]
     Backbone(#[from] backbone::Error),
+    /// An adapter for it.
+    #[error(transparent)]
+    Adapter(#[from] adapter::Error),
     /// Its scheduler.
     #[error(transparent)]
     Diffusion(#[from] diffusion::Error),
@@ -79,14 +84,42 @@ pub fn inspect(path: Option<&Path>) -> Result<ModelInfo, Error> {
     Ok(info)
 }
 
-/// Loads a model; `path` none is the embedded one.
+/// What adapters hold for a model, without its weights; `path` none is the embedded model.
 ///
 /// # Errors
-/// As [`inspect`], and whatever the weights hold.
-pub fn open(path: Option<&Path>, device: &Device, dtype: DType) -> Result<Pretrained, Error> {
-    let (backbone, config) = match path {
+/// An adapter that cannot be read or does not fit, or a model that cannot be read.
+pub fn inspect_adapters(
+    path: Option<&Path>,
+    adapters: &[AdapterEntry],
+) -> Result<Vec<Report>, Error> {
+    if adapters.is_empty() {
+        return Ok(Vec::new());
+    }
+    let layers = match path {
+        None => backbone::layers_by(&embedded_config()?),
+        Some(path) => backbone::layers_of(path)?,
+    };
+    let read = adapter::read_all(adapters)?;
+    let reports = read
+        .iter()
+        .map(|(weights, _)| Ok(weights.matched(&layers)?.report));
+    reports.collect()
+}
+
+/// Loads a model, and merges adapters into its weights; `path` none is the embedded one.
+///
+/// # Errors
+/// As [`inspect`] and [`inspect_adapters`], and whatever the weights hold.
+pub fn open(
+    path: Option<&Path>,
+    adapters: &[AdapterEntry],
+    device: &Device,
+    dtype: DType,
+) -> Result<Pretrained, Error> {
+    let adapters = adapter::read_all(adapters)?;
+    let ((backbone, reports), config) = match path {
         None => (
-            Backbone::from_bytes(CONFIG, WEIGHTS, device, dtype)?,
+            Backbone::from_bytes_adapted(CONFIG, WEIGHTS, &adapters, device, dtype)?,
             embedded_scheduler()?,
         ),
         Some(path) => {
@@ -97,9 +130,13 @@ pub fn open(path: Option<&Path>, device: &Device, dtype: DType) -> Result<Pretra
                     path.display()
                 );
             }
-            (Backbone::open(path, device, dtype)?, scheduler(path)?)
+            let opened = Backbone::open_adapted(path, &adapters, device, dtype)?;
+            (opened, scheduler(path)?)
         }
     };
+    for report in &reports {
+        report.log();
+    }
     let process = Process::new(config, backbone.info().learned_variance)?;
     Ok(Pretrained {
         backbone,

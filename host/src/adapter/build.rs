@@ -39,35 +39,35 @@ impl Builder<'_> {
             (Kind::Loha, any(&["hada_"])),
             (Kind::Lokr, any(&["lokr_"])),
             (Kind::Ia3, any(&["ia3_l"])),
-            (Kind::Full, any(&["weight", "bias"])),
         ];
         let mut present = kinds
             .iter()
             .filter(|(_, present)| *present)
             .map(|(kind, _)| *kind);
+        let full = self.full(given)?;
         let kind = match (present.next(), present.next()) {
             (Some(kind), None) => kind,
             (Some(one), Some(other)) => {
-                return Err(self.problem(format!(
-                    "has parts of both {} and {}",
-                    one.name(),
-                    other.name()
-                )));
+                let (one, other) = (one.name(), other.name());
+                return Err(self.problem(format!("has parts of both {one} and {other}")));
             }
+            (None, _) if !full.is_empty() => Kind::Full,
             (None, _) => {
                 return Err(self.problem(
                     "has an alpha or magnitudes and nothing that they belong to".to_owned(),
                 ));
             }
         };
-        let (rank, tensors) = match kind {
+        let (rank, mut tensors) = match kind {
             Kind::Lora if self.layer.kind == LayerKind::Embedding => self.embedding(given)?,
             Kind::Lora => self.lora(given)?,
             Kind::Loha => self.loha(given)?,
             Kind::Lokr => self.lokr(given)?,
             Kind::Ia3 => (0, self.ia3(given)?),
-            Kind::Full => (0, self.full(given)?),
+            Kind::Full => (0, BTreeMap::new()),
         };
+        // PEFT may train the bias of an adapted layer itself.
+        tensors.extend(full);
         let mut update = LayerUpdate {
             path: self.layer.path.clone(),
             kind,

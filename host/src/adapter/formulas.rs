@@ -17,11 +17,9 @@ impl LayerUpdate {
     /// # Errors
     /// A device that fails.
     pub fn weight(&self, weight: &Tensor, strength: f64) -> Result<Tensor> {
+        let weight = &self.replaced("weight", weight, strength)?;
         if self.kind == Kind::Ia3 {
             return self.scaled(weight, strength);
-        }
-        if let Some(value) = self.tensors.get("weight") {
-            return weight + ((value - weight)? * strength)?;
         }
         let sum = match self.delta()? {
             Some(delta) => (weight + (delta.reshape(weight.shape())? * (strength * self.scale))?)?,
@@ -43,15 +41,21 @@ impl LayerUpdate {
     /// # Errors
     /// A device that fails.
     pub fn bias(&self, bias: &Tensor, strength: f64) -> Result<Tensor> {
+        let bias = &self.replaced("bias", bias, strength)?;
         if let Some(added) = self.tensors.get(LORA_BIAS) {
             return bias + (added * (strength * self.scale))?;
-        }
-        if let Some(value) = self.tensors.get("bias") {
-            return bias + ((value - bias)? * strength)?;
         }
         match (self.kind, self.tensors.get("ia3_l")) {
             (Kind::Ia3, Some(scales)) => bias * factors(scales, strength)?,
             _ => Ok(bias.clone()),
+        }
+    }
+
+    /// `V + strength (W - V)` where the file has a `W` of its own in place of the parameter `V`.
+    fn replaced(&self, part: &str, value: &Tensor, strength: f64) -> Result<Tensor> {
+        match self.tensors.get(part) {
+            Some(other) => value + ((other - value)? * strength)?,
+            None => Ok(value.clone()),
         }
     }
 

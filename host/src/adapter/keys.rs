@@ -1,6 +1,7 @@
 //! The keys of adapter files: which part of which module a tensor is, in every spelling there is.
 
-/// The endings that name a part, and the part's name in PEFT. diffusers' `lora.down` and `to_q_lora.down` are turned to `lora_down` before.
+/// The endings that name a part, and the part's name in PEFT. diffusers' `lora.down` and `to_q_lora.down` are turned to `lora_down` before,
+/// and PEFT's `base_layer`, under which it keeps trained biases, is left out.
 const MARKERS: [(&str, &str); 24] = [
     ("lora_A", "lora_A"),
     ("lora_B", "lora_B"),
@@ -62,7 +63,8 @@ pub(super) fn parse(key: &str) -> Option<Key> {
         .replace("_lora.up.", ".lora_up.")
         .replace(".lora.down.", ".lora_down.")
         .replace(".lora.up.", ".lora_up.")
-        .replace(".processor.", ".");
+        .replace(".processor.", ".")
+        .replace(".base_layer.", ".");
     let words: Vec<&str> = key.split('.').collect();
     let found = words.iter().enumerate().rev().find_map(|(at, word)| {
         let (_, part) = MARKERS.iter().find(|(marker, _)| marker == word)?;

@@ -1,11 +1,12 @@
 //! Which layers of a backbone a file's modules are, and what to say about those that are none.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
 use super::build::Builder;
 use super::error::Error;
+use super::file::Parts;
 use super::keys::Module;
 use super::{AdapterWeights, LayerUpdate};
 use crate::backbone::LayerInfo;
@@ -37,6 +38,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// Tells the report, as a warning where keys fit no layer.
+    pub fn log(&self) {
+        match self.unmatched.is_empty() {
+            true => tracing::info!("{}", self.sentence()),
+            false => tracing::warn!("{}", self.sentence()),
+        }
+    }
+
     /// The report in one sentence.
     pub fn sentence(&self) -> String {
         let kinds: Vec<String> = self
@@ -90,7 +99,16 @@ impl AdapterWeights {
             .enumerate()
             .map(|(index, layer)| (layer.path.replace('.', "_"), index))
             .collect();
-        let mut found: Vec<(usize, LayerUpdate)> = Vec::new();
+        let place = |module: &Module| match module {
+            Module::Path(path) => by_path.get(path.as_str()).copied().or_else(|| {
+                // diffusers' own conversion to kohya's form keeps the part's name, and sometimes a dot.
+                let flat = path.replace('.', "_");
+                let bare = flat.strip_prefix("transformer_").unwrap_or(&flat);
+                by_flat.get(&flat).or_else(|| by_flat.get(bare)).copied()
+            }),
+            Module::Flat(path) => by_flat.get(path).copied(),
+            Module::Elsewhere => None,
+        };
         let mut report = Report {
             path: self.path.clone(),
             sha256: self.sha256.clone(),
@@ -98,30 +116,32 @@ impl AdapterWeights {
             other_parts: self.elsewhere,
             ..Report::default()
         };
+        // Two spellings of one layer are one update.
+        let mut given: BTreeMap<usize, Parts> = BTreeMap::new();
         for (module, parts) in &self.modules {
-            let index = match module {
-                Module::Path(path) => by_path.get(path.as_str()),
-                Module::Flat(path) => by_flat.get(path.as_str()),
-                Module::Elsewhere => None,
-            };
-            let Some(&index) = index else {
-                report.unmatched.extend_from_slice(&parts.keys);
-                continue;
-            };
+            match place(module) {
+                Some(index) => {
+                    let layer = given.entry(index).or_default();
+                    layer.tensors.extend(parts.tensors.clone());
+                    report.matched += parts.keys.len();
+                }
+                None => report.unmatched.extend_from_slice(&parts.keys),
+            }
+        }
+        let mut updates = Vec::new();
+        for (index, parts) in given {
             let builder = Builder {
                 file: &self.path,
                 config: &self.config,
                 layer: &layers[index],
             };
-            found.push((index, builder.build(parts)?));
-            report.matched += parts.keys.len();
+            updates.push(builder.build(&parts)?);
         }
-        if found.is_empty() {
+        if updates.is_empty() {
             return Err(self.none_matched(layers));
         }
         report.unmatched.sort_unstable();
-        found.sort_by_key(|(index, _)| *index);
-        for (_, update) in &found {
+        for update in &updates {
             let kind = match update.tensors.contains_key(super::keys::MAGNITUDE) {
                 true => "dora",
                 false => update.kind.name(),
@@ -131,10 +151,7 @@ impl AdapterWeights {
                 None => report.kinds.push((kind, 1)),
             }
         }
-        Ok(Matched {
-            updates: found.into_iter().map(|(_, update)| update).collect(),
-            report,
-        })
+        Ok(Matched { updates, report })
     }
 
     fn none_matched(&self, layers: &[LayerInfo]) -> Error {

@@ -12,6 +12,10 @@ mod formulas;
 mod keys;
 mod matching;
 pub(crate) mod merged;
+pub mod spread;
+#[cfg(test)]
+mod tests;
+pub mod write;
 
 use std::collections::BTreeMap;
 

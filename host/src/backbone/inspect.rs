@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, Reading};
-use super::{Error, LayerInfo, ModelInfo, dit};
+use super::{DitConfig, Error, LayerInfo, ModelInfo, dit};
 
 /// What `host model inspect` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,5 +50,10 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
 pub fn layers_of(path: &Path) -> Result<Vec<LayerInfo>, Error> {
     let checkpoint = Checkpoint::open(path)?;
     checkpoint.config().check()?;
-    Ok(dit::layers(checkpoint.config(), dit::Sharing::PerBlock))
+    Ok(layers_by(checkpoint.config()))
+}
+
+/// The layers that an adapter can be for, by a configuration: the embedders of every block, shared or not.
+pub fn layers_by(config: &DitConfig) -> Vec<LayerInfo> {
+    dit::layers(config, dit::Sharing::PerBlock)
 }

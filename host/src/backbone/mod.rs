@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use dit::DitConfig;
 pub use error::Error;
-pub use inspect::{Inspection, inspect, layers_of};
+pub use inspect::{Inspection, inspect, layers_by, layers_of};
 pub use layers::{Conv, LayerInfo, LayerKind};
 pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Replay};
 pub(crate) use source::Source;
@@ -205,11 +205,6 @@ impl Backbone {
     /// The adaptable layers, in the order of the network; a [`LayerHook`] is told indices into this list.
     pub fn layers(&self) -> &[LayerInfo] {
         &self.layers
-    }
-
-    /// The layers of the same network with embedders for every block, as files for it may name them.
-    pub fn layers_of_every_block(&self) -> Vec<LayerInfo> {
-        dit::layers(self.config(), dit::Sharing::PerBlock)
     }
 
     /// Every parameter with its name (the diffusers key), in the order of the network. Embedders shared by all blocks appear once, under block 0.

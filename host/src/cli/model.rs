@@ -6,13 +6,15 @@ use candle_core::{DType, Device};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::arguments::whole;
+use super::arguments::{AdapterChoice, whole};
 use super::failure::Failure;
 use super::text::{Listing, grouped, table};
 use super::threads;
+use crate::adapter::{Report, read_all};
 use crate::backbone::forward_file::forward_file;
 use crate::backbone::{Backbone, Inspection, LayerKind, inspect};
 use crate::config::Precision;
+use crate::pretrained::inspect_adapters;
 
 /// Look into a backbone, or run it raw
 #[derive(Debug, Subcommand)]
@@ -27,6 +29,8 @@ pub(super) struct Inspect {
     /// A diffusers folder (pipeline root or its transformer/), or an original DiT .pt or .safetensors file
     #[arg(value_name = "DIR")]
     backbone: PathBuf,
+    #[command(flatten)]
+    adapters: AdapterChoice,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -41,6 +45,8 @@ pub(super) struct Forward {
     /// A diffusers folder (pipeline root or its transformer/), or an original DiT .pt or .safetensors file
     #[arg(long, value_name = "DIR")]
     backbone: PathBuf,
+    #[command(flatten)]
+    adapters: AdapterChoice,
     /// The file of inputs
     #[arg(long, value_name = "IN.safetensors")]
     inputs: PathBuf,
@@ -59,19 +65,30 @@ pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
     match command {
         Command::Inspect(arguments) => {
             let inspection = inspect(&arguments.backbone)?;
+            let adapters =
+                inspect_adapters(Some(&arguments.backbone), &arguments.adapters.entries()?)?;
             Ok(Listing::new(
                 arguments.json,
-                || describe(&inspection),
-                || json!(inspection),
+                || describe(&inspection) + &lines(&adapters),
+                || {
+                    let mut told = json!(inspection);
+                    if !adapters.is_empty() {
+                        told["adapters"] = json!(adapters);
+                    }
+                    told
+                },
             ))
         }
         Command::Forward(arguments) => {
             threads::set(arguments.threads.unwrap_or(0) as usize);
-            let backbone = Backbone::open(
+            let adapters = read_all(&arguments.adapters.entries()?)?;
+            let (backbone, reports) = Backbone::open_adapted(
                 &arguments.backbone,
+                &adapters,
                 &Device::Cpu,
                 DType::from(arguments.dtype),
             )?;
+            reports.iter().for_each(Report::log);
             let prediction = forward_file(&backbone, &arguments.inputs, &arguments.output)?;
             Ok(Listing::text(format!(
                 "wrote prediction {:?} to {}",
@@ -80,6 +97,14 @@ pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
             )))
         }
     }
+}
+
+/// A line for each adapter.
+pub(super) fn lines(adapters: &[Report]) -> String {
+    adapters
+        .iter()
+        .map(|adapter| format!("\n{}", adapter.sentence()))
+        .collect()
 }
 
 fn describe(inspection: &Inspection) -> String {

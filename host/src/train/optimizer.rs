@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use crate::config::TrainSection;
-use crate::ops::optim::{AdamW, AdamWConfig};
+use crate::ops::optim::{AdamW, AdamWConfig, Averages};
 
 use super::{Owner, Parameters};
 
@@ -58,7 +58,7 @@ impl Optimizer {
         Ok(Self(groups.collect::<Result<_>>()?))
     }
 
-    /// Moves every parameter that has a gradient; `lr` is the run's learning rate of this step, `scale` multiplies all gradients.
+    /// Moves every parameter that has a gradient, and all averages; `lr` is the run's learning rate of this step, `scale` multiplies all gradients.
     ///
     /// # Errors
     /// A gradient of another shape than its parameter.
@@ -67,10 +67,18 @@ impl Optimizer {
         lr: f64,
         gradients: &BTreeMap<String, Tensor>,
         scale: f64,
+        averages: Option<Averages<'_>>,
     ) -> Result<()> {
+        let mut averages = averages;
         for Group { adamw, rate } in &mut self.0 {
             adamw.config.lr = lr * *rate;
-            adamw.step(|name, _| gradients.get(name), scale)?;
+            let averages = averages
+                .as_mut()
+                .map(|Averages { values, decay }| Averages {
+                    values,
+                    decay: *decay,
+                });
+            adamw.step(|name, _| gradients.get(name), scale, averages)?;
         }
         Ok(())
     }

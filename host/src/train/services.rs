@@ -364,7 +364,7 @@ impl Services for Session {
     fn read_adapter(&self, _: &Caller<'_>, path: PathBuf) -> Answer<AdapterRead> {
         let weights = AdapterWeights::read(&path).map_err(Error::msg)?;
         let Matched { updates, report } = weights
-            .matched(&self.backbone.layers_of_every_block())
+            .matched(&backbone::layers_by(self.backbone.config()))
             .map_err(Error::msg)?;
         Ok(AdapterRead {
             layers: shared(updates, &self.backbone)?,

@@ -75,11 +75,9 @@ impl Trainer {
             } else {
                 1.0
             };
+            let averages = self.ema.as_mut().map(|ema| ema.at(self.done + 1));
             self.optimizer
-                .step(lr, &gradients, clip / accumulation as f64)?;
-            if let Some(ema) = &mut self.ema {
-                ema.update(&session.parameters.borrow(), self.done + 1)?;
-            }
+                .step(lr, &gradients, clip / accumulation as f64, averages)?;
             norm
         };
 
