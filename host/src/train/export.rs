@@ -63,7 +63,7 @@ pub(super) fn declared_file(
         info if info.shared_embedders => info.depth,
         _ => 1,
     };
-    let tensors = spread::tensors(&file.tensors, depth);
+    let tensors = spread::tensors(&file.written()?, depth);
     let metadata = file
         .metadata
         .iter()

@@ -101,6 +101,22 @@ impl Services for Session {
         })
     }
 
+    fn current_weight(&self, caller: &Caller<'_>, name: &str) -> Answer<Tensor> {
+        let trained = |name: &str| {
+            let parameters = self.parameters.borrow();
+            Some(parameters.get(name)?.var.as_tensor().clone())
+        };
+        let stand_in = trained(name).or_else(|| self.fixed.borrow().get(name).cloned());
+        let value = stand_in.map_or_else(|| self.weight(caller, name), Ok)?;
+        match self.scales.borrow().of_parameter(&self.backbone, name) {
+            Some(scale) => scale
+                .to_dtype(value.dtype())
+                .and_then(|scale| value.broadcast_mul(&scale))
+                .map_err(Error::msg),
+            None => Ok(value),
+        }
+    }
+
     fn random(&self, caller: &Caller<'_>, draw: Draw, shape: &[usize]) -> Answer<Tensor> {
         let label = format!("plugin/{}", caller.plugin);
         draw.take(

@@ -144,4 +144,6 @@ services! {
     Stop = 28 "stop" since 0: StopIn => Nothing;
     /// An adapter file that others wrote, by layers of the backbone.
     ReadAdapter = 29 "read_adapter" since 1: ReadAdapterIn => AdapterUpdates;
+    /// A weight of the backbone as it is now.
+    CurrentWeight = 30 "current_weight" since 1: NameIn => TensorOut;
 }

@@ -11,6 +11,7 @@ mod composition;
 mod failures;
 mod interchange;
 mod lora;
+mod lora_goldens;
 mod models;
 mod plugins;
 mod resume;

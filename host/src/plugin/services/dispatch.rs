@@ -106,6 +106,7 @@ fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
             tensor(host.stand_in(caller, &asked.name, value, asked.trainable)?)
         };
         Weight(asked) => tensor(host.weight(caller, &asked.name)?);
+        CurrentWeight(asked) => tensor(host.current_weight(caller, &asked.name)?);
         RandomNumbers(asked) => {
             let draw = Draw::decode(&asked.kind, asked.a, asked.b)?;
             tensor(host.random(caller, draw, &asked.shape)?)
@@ -227,6 +228,15 @@ fn adapter_file(asked: api::AdapterIn) -> Answer<AdapterFile> {
             "the adapter's file `{file}` holds no tensor"
         )));
     }
+    let shapes = asked.shapes.unwrap_or_default();
+    for (name, shape) in &shapes {
+        let held = asked.tensors.get(name).map(plugin_api::Tensor::elem_count);
+        if held != Some(shape.iter().product()) {
+            return Err(Error::msg(format!(
+                "`{name}` of the adapter's file `{file}` cannot be written in the shape {shape:?}"
+            )));
+        }
+    }
     let import_one = |(name, tensor): (String, plugin_api::Tensor)| Ok((name, import(&tensor)?));
     Ok(AdapterFile {
         file,
@@ -235,6 +245,7 @@ fn adapter_file(asked: api::AdapterIn) -> Answer<AdapterFile> {
             .into_iter()
             .map(import_one)
             .collect::<Answer<_>>()?,
+        shapes,
         metadata: asked.metadata,
         texts: asked.texts,
     })
