@@ -1,6 +1,6 @@
 """Loads what a run exports in diffusers and PEFT, and compares predictions with `host model forward`. Run by hand; it needs a run folder and a host:
 
-    python tests/goldens/check_export.py RUN --backbone DIR [--host target/debug/host] [--plugin-dir DIR]
+    python tests/goldens/check_export.py RUN --backbone DIR [--adapter PATH=SCALE] [--host target/debug/host] [--plugin-dir DIR]
 
 RUN's adapter is loaded as diffusers loads it (`load_lora_adapter` on the run's own file, where it is a LoRA) and as PEFT does (`host export --format peft`), and the merged pipeline with
 `DiTPipeline.from_pretrained`. DIR is the run's backbone as a diffusers folder. Prints the largest difference of each, and fails above 1e-4.
@@ -28,6 +28,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("--backbone", type=pathlib.Path, required=True)
+    parser.add_argument("--adapter", action="append", default=[], help="each adapter that the run began with, as PATH=SCALE")
     parser.add_argument("--host", default="target/debug/host")
     parser.add_argument("--plugin-dir", action="append", default=[])
     arguments = parser.parse_args()
@@ -76,7 +77,10 @@ def main():
         adapter = arguments.run / "adapter"
         if not any(adapter.glob("*.safetensors")):
             return failed
-        compare("DiTPipeline, against host --adapter RUN", merged, ours("--backbone", arguments.backbone, "--adapter", arguments.run))
+        began = [word for path in arguments.adapter for word in ("--adapter", path)]
+        # Where the backbone trained too, the run keeps it beside the adapter.
+        trained = adapter if (adapter / "transformer").is_dir() else arguments.backbone
+        compare("DiTPipeline, against host --adapter RUN", merged, ours("--backbone", trained, *began, "--adapter", arguments.run))
         peft = scratch / "peft"
         try:
             host("export", "--run", arguments.run, "--format", "peft", "--out", peft, *places)
