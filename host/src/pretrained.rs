@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
+use crate::adapter::{self, Report};
 use crate::backbone::{self, Backbone, DitConfig, ModelInfo};
+use crate::config::AdapterEntry;
 use crate::diffusion::{self, Process, SchedulerConfig};
 use crate::encode::{self, Encoder, Vae, vae};
 
@@ -23,6 +25,9 @@ pub enum Error {
     /// The network.
     #[error(transparent)]
     Backbone(#[from] backbone::Error),
+    /// An adapter for it.
+    #[error(transparent)]
+    Adapter(#[from] adapter::Error),
     /// Its scheduler.
     #[error(transparent)]
     Diffusion(#[from] diffusion::Error),
@@ -117,14 +122,42 @@ pub fn vae_folder(path: &Path) -> Option<PathBuf> {
     folders.find(|folder| folder.is_dir())
 }
 
-/// Loads a model; `path` none is the embedded one.
+/// What adapters hold for a model, without its weights; `path` none is the embedded model.
 ///
 /// # Errors
-/// As [`inspect`], and whatever the weights hold.
-pub fn open(path: Option<&Path>, device: &Device, dtype: DType) -> Result<Pretrained, Error> {
-    let (backbone, config) = match path {
+/// An adapter that cannot be read or does not fit, or a model that cannot be read.
+pub fn inspect_adapters(
+    path: Option<&Path>,
+    adapters: &[AdapterEntry],
+) -> Result<Vec<Report>, Error> {
+    if adapters.is_empty() {
+        return Ok(Vec::new());
+    }
+    let layers = match path {
+        None => backbone::layers_by(&embedded_config()?),
+        Some(path) => backbone::layers_of(path)?,
+    };
+    let read = adapter::read_all(adapters)?;
+    let reports = read
+        .iter()
+        .map(|(weights, _)| Ok(weights.matched(&layers)?.report));
+    reports.collect()
+}
+
+/// Loads a model, and merges adapters into its weights; `path` none is the embedded one.
+///
+/// # Errors
+/// As [`inspect`] and [`inspect_adapters`], and whatever the weights hold.
+pub fn open(
+    path: Option<&Path>,
+    adapters: &[AdapterEntry],
+    device: &Device,
+    dtype: DType,
+) -> Result<Pretrained, Error> {
+    let adapters = adapter::read_all(adapters)?;
+    let ((backbone, reports), config) = match path {
         None => (
-            Backbone::from_bytes(CONFIG, WEIGHTS, device, dtype)?,
+            Backbone::from_bytes_adapted(CONFIG, WEIGHTS, &adapters, device, dtype)?,
             embedded_scheduler()?,
         ),
         Some(path) => {
@@ -135,9 +168,13 @@ pub fn open(path: Option<&Path>, device: &Device, dtype: DType) -> Result<Pretra
                     path.display()
                 );
             }
-            (Backbone::open(path, device, dtype)?, scheduler(path)?)
+            let opened = Backbone::open_adapted(path, &adapters, device, dtype)?;
+            (opened, scheduler(path)?)
         }
     };
+    for report in &reports {
+        report.log();
+    }
     let process = Process::new(config, backbone.info().learned_variance)?;
     let encoder = match path.and_then(vae_folder) {
         Some(folder) => Encoder::Vae(Arc::new(Vae::open(&folder, device)?)),

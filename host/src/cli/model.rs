@@ -6,15 +6,16 @@ use candle_core::{DType, Device, Tensor};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::arguments::whole;
+use super::arguments::{AdapterChoice, whole};
 use super::failure::Failure;
 use super::text::{Listing, grouped, table};
 use super::threads;
+use crate::adapter::{Report, read_all};
 use crate::backbone::forward_file::{InputsFile, forward_file, write_prediction};
 use crate::backbone::{Backbone, Inspection, LayerKind, inspect};
 use crate::config::Precision;
 use crate::encode::Vae;
-use crate::pretrained::vae_folder;
+use crate::pretrained::{inspect_adapters, vae_folder};
 
 /// Look into a backbone, or run it raw
 #[derive(Debug, Subcommand)]
@@ -29,6 +30,8 @@ pub(super) struct Inspect {
     /// A diffusers folder (pipeline root or its transformer/), or an original DiT .pt or .safetensors file
     #[arg(value_name = "DIR")]
     backbone: PathBuf,
+    #[command(flatten)]
+    adapters: AdapterChoice,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -47,6 +50,8 @@ pub(super) struct Forward {
     /// The part of the pipeline to run
     #[arg(long, value_name = "PART", default_value = "denoiser")]
     component: Component,
+    #[command(flatten)]
+    adapters: AdapterChoice,
     /// The file of inputs
     #[arg(long, value_name = "IN.safetensors")]
     inputs: PathBuf,
@@ -76,10 +81,18 @@ pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
     match command {
         Command::Inspect(arguments) => {
             let inspection = inspect(&arguments.backbone)?;
+            let adapters =
+                inspect_adapters(Some(&arguments.backbone), &arguments.adapters.entries()?)?;
             Ok(Listing::new(
                 arguments.json,
-                || describe(&inspection),
-                || json!(inspection),
+                || describe(&inspection) + &lines(&adapters),
+                || {
+                    let mut told = json!(inspection);
+                    if !adapters.is_empty() {
+                        told["adapters"] = json!(adapters);
+                    }
+                    told
+                },
             ))
         }
         Command::Forward(arguments) => {
@@ -87,11 +100,14 @@ pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
             if arguments.component != Component::Denoiser {
                 return autoencode(arguments);
             }
-            let backbone = Backbone::open(
+            let adapters = read_all(&arguments.adapters.entries()?)?;
+            let (backbone, reports) = Backbone::open_adapted(
                 &arguments.backbone,
+                &adapters,
                 &Device::Cpu,
                 DType::from(arguments.dtype),
             )?;
+            reports.iter().for_each(Report::log);
             let prediction = forward_file(&backbone, &arguments.inputs, &arguments.output)?;
             Ok(wrote(&prediction, arguments))
         }
@@ -123,6 +139,14 @@ fn wrote(prediction: &Tensor, arguments: &Forward) -> Listing {
         prediction.dims(),
         arguments.output.display()
     ))
+}
+
+/// A line for each adapter.
+pub(super) fn lines(adapters: &[Report]) -> String {
+    adapters
+        .iter()
+        .map(|adapter| format!("\n{}", adapter.sentence()))
+        .collect()
 }
 
 fn describe(inspection: &Inspection) -> String {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::json;
 
-use super::arguments::{Flags, whole};
+use super::arguments::{AdapterChoice, Flags, whole};
 use super::failure::Failure;
 use super::interruption::watch;
 use super::prepare::plugins_of;
@@ -32,6 +32,8 @@ pub(super) struct Arguments {
     /// A diffusers folder or a DiT checkpoint file
     #[arg(long, value_name = "DIR")]
     backbone: Option<PathBuf>,
+    #[command(flatten)]
+    adapters: AdapterChoice,
     /// How many images
     #[arg(long, value_name = "N", value_parser = whole(), allow_negative_numbers = true)]
     count: Option<i64>,
@@ -183,6 +185,7 @@ impl Arguments {
             config,
             flags: flags.0,
             plugin_dirs: self.plugin_dirs.clone(),
+            adapters: self.adapters.adapters.clone(),
             ..Overrides::default()
         })
     }

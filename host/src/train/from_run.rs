@@ -6,6 +6,7 @@ use std::rc::Rc;
 use candle_core::Device;
 use plugin_api::Phase;
 
+use crate::backbone::Overlay;
 use crate::cancel::Cancel;
 use crate::config::Resolved;
 use crate::plugin::resolve as plugins;
@@ -61,6 +62,7 @@ pub fn draw_saved(
         .transpose()?;
     let model = pretrained::open(
         config.backbone.path.as_deref(),
+        &config.adapter,
         &device,
         config.backbone.dtype.into(),
     )?;
@@ -81,7 +83,58 @@ pub fn draw_saved(
         });
     };
 
-    let checkpoint = Checkpoint::load(&place, &device)?;
+    let Restored {
+        session,
+        overlay,
+        step,
+    } = restored(resolved, saved, &place, model, progress, cancel)?;
+    Ok(Drawn {
+        pictures: draw_pictures(&session, &Weights::Current(overlay), &drawing)?,
+        step: Some(step),
+    })
+}
+
+/// A run as it stood at a checkpoint.
+pub(super) struct Restored {
+    /// The run, its plugins prepared and its parameters at their saved values.
+    pub(super) session: Rc<Session>,
+    /// What stands in for backbone tensors.
+    pub(super) overlay: Overlay,
+    /// Steps of training behind it.
+    pub(super) step: u64,
+}
+
+/// Brings back a run from its folder.
+///
+/// # Errors
+/// As [`draw_saved`].
+pub(super) fn restore(
+    resolved: &Resolved,
+    saved: &Saved,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Restored, Error> {
+    // Looked for before the backbone loads, which takes longest.
+    let place = find(&saved.folder, saved.step)?;
+    let backbone = &resolved.config.backbone;
+    let model = pretrained::open(
+        backbone.path.as_deref(),
+        &resolved.config.adapter,
+        &Device::Cpu,
+        backbone.dtype.into(),
+    )?;
+    restored(resolved, saved, &place, model, progress, cancel)
+}
+
+fn restored(
+    resolved: &Resolved,
+    saved: &Saved,
+    place: &Path,
+    model: Pretrained,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Restored, Error> {
+    let checkpoint = Checkpoint::load(place, &Device::Cpu)?;
     let step = checkpoint.state.step;
     let mut values = checkpoint.parameters;
     if saved.averaged {
@@ -99,7 +152,7 @@ pub fn draw_saved(
     trainer::prepare(
         &session,
         &mut stack,
-        selections(&config.train.trainable).as_deref(),
+        selections(&resolved.config.train.trainable).as_deref(),
         step,
     )?;
     stack.load_state(
@@ -111,9 +164,10 @@ pub fn draw_saved(
     session.backbone.check_overlay(&overlay)?;
     session.begin(stack);
     session.step.set(step);
-    Ok(Drawn {
-        pictures: draw_pictures(&session, &Weights::Current(overlay), &drawing)?,
-        step: Some(step),
+    Ok(Restored {
+        session,
+        overlay,
+        step,
     })
 }
 

@@ -76,6 +76,7 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
     let start = Instant::now();
     let model = pretrained::open(
         config.backbone.path.as_deref(),
+        &config.adapter,
         &device,
         config.backbone.dtype.into(),
     )?;

@@ -122,6 +122,7 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
     let model = watch.time(|| {
         pretrained::open(
             config.backbone.path.as_deref(),
+            &config.adapter,
             &Device::Cpu,
             config.backbone.dtype.into(),
         )
