@@ -3,6 +3,7 @@
 //! These structs hold what was written, nothing derived; every field can be given in the file, by `--set SECTION.KEY=VALUE`,
 //! and the common ones by a flag of their own. The doc comment of a field is its documentation everywhere.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,10 @@ pub struct DataSection {
     pub seed: u64,
     /// Threads that decode images in the background. 0: chosen from the number of cores.
     pub workers: usize,
+    /// Further pictures of each image, by their names in a batch: where each comes from. Of a folder that is the name of a picture in its `metadata.jsonl`
+    /// (absent for all of them under their own names); of scenes a map (`edges`, `fill`, `depth`, `normals`, `mask`), `hole`, `reference_1` and so on,
+    /// or `domain:NAME` (absent for none).
+    pub columns: Option<BTreeMap<String, String>>,
 }
 
 impl Default for DataSection {
@@ -78,6 +83,7 @@ impl Default for DataSection {
             count: None,
             seed: 1,
             workers: 0,
+            columns: None,
         }
     }
 }

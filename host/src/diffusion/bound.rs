@@ -65,6 +65,7 @@ impl Tables {
         x0: &Tensor,
         noisy: &Tensor,
         timesteps: &Tensor,
+        mask: Option<&Tensor>,
     ) -> Result<Tensor> {
         let column = |table: &[f64]| broadcastable(gather(table.iter().copied(), timesteps)?, x0);
         let from_x0 = column(&self.x0)?;
@@ -76,12 +77,10 @@ impl Tables {
         let share = ((variance + 1.0)? * 0.5)?;
         let log_variance = share.broadcast_mul(&span)?.broadcast_add(&smallest)?; // [B, ..]
 
-        let divergence = mean_of_sample(&divergence(&true_mean, &smallest, &mean, &log_variance)?)?;
-        let likelihood = mean_of_sample(&discretised_log_likelihood(
-            x0,
-            &mean,
-            &(&log_variance * 0.5)?,
-        )?)?;
+        let divergence = divergence(&true_mean, &smallest, &mean, &log_variance)?;
+        let divergence = mean_of_sample(&divergence, mask)?;
+        let likelihood = discretised_log_likelihood(x0, &mean, &(&log_variance * 0.5)?)?;
+        let likelihood = mean_of_sample(&likelihood, mask)?;
         let nats = timesteps
             .eq(0u32)?
             .where_cond(&likelihood.neg()?, &divergence)?; // [B]
@@ -122,12 +121,15 @@ fn normal_cdf(x: &Tensor) -> Result<Tensor> {
     ((x + cubic)? * (2.0 / PI).sqrt())?.tanh()?.affine(0.5, 0.5)
 }
 
-/// Mean over everything but the batch: `[B]`, f32.
-fn mean_of_sample(values: &Tensor) -> Result<Tensor> {
-    values
-        .to_dtype(DType::F32)?
-        .flatten_from(1)?
-        .mean(D::Minus1)
+/// Mean over everything but the batch, or over what the mask keeps of it: `[B]`, f32.
+fn mean_of_sample(values: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    let values = values.to_dtype(DType::F32)?;
+    let Some(mask) = mask else {
+        return values.flatten_from(1)?.mean(D::Minus1);
+    };
+    let mask = mask.to_dtype(DType::F32)?.broadcast_as(values.shape())?;
+    let total = (values * &mask)?.flatten_from(1)?.sum(D::Minus1)?;
+    total / mask.flatten_from(1)?.sum(D::Minus1)?.maximum(1.0)?
 }
 
 /// `table[t]` for each sample: `[B]`, f32.
@@ -197,7 +199,7 @@ mod tests {
         let prediction = Var::from_tensor(&tensor(&golden.prediction)).unwrap();
         let variance = Var::from_tensor(&tensor(&golden.variance)).unwrap();
         let bound = process
-            .variational_bound(&prediction, &variance, &x0, &noisy, &timesteps)
+            .variational_bound(&prediction, &variance, &x0, &noisy, &timesteps, None)
             .unwrap();
         assert_eq!(bound.dims(), [golden.timesteps.len()]);
         check("bound", &flat(&bound), &golden.bound);

@@ -83,6 +83,7 @@ pub fn pretrain(
         classes: dataset.classes().to_vec(),
         plugins: Vec::new(),
         folder: Some(run.to_path_buf()),
+        ..Facts::default()
     };
     let parameters = Parameters::new(
         resumed

@@ -283,6 +283,8 @@ impl Services for Session {
             dataset_len: facts.dataset_len,
             classes: facts.classes.clone(),
             plugins: facts.plugins.clone(),
+            image_size: facts.image_size,
+            columns: facts.columns.clone(),
         })
     }
 

@@ -39,6 +39,10 @@ pub struct Facts {
     pub dataset_len: usize,
     /// Names of its classes.
     pub classes: Vec<String>,
+    /// Side of the data's images in pixels; none without data.
+    pub image_size: Option<usize>,
+    /// Names of the further pictures in every batch; none without data.
+    pub columns: Option<Vec<String>>,
     /// Ids of all plugins, in their order.
     pub plugins: Vec<String>,
     /// The run folder; none when nothing is to be written.
