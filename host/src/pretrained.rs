@@ -79,6 +79,16 @@ pub fn inspect(path: Option<&Path>) -> Result<ModelInfo, Error> {
     Ok(info)
 }
 
+impl Pretrained {
+    /// The same model with other positions at sizes that it was not trained at.
+    pub fn placing(self, positions: crate::backbone::Positions) -> Self {
+        Self {
+            backbone: self.backbone.with_positions(positions),
+            ..self
+        }
+    }
+}
+
 /// Loads a model; `path` none is the embedded one.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ pub use dit::DitConfig;
 pub use error::Error;
 pub use inspect::{Inspection, inspect};
 pub use layers::{Conv, LayerInfo, LayerKind};
-pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Replay};
+pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Positions, Replay};
 pub(crate) use source::Source;
 
 use checkpoint::{Checkpoint, Reading};
@@ -135,6 +135,14 @@ impl Backbone {
     pub fn init(config: DitConfig, seed: u64, device: &Device) -> Result<Self, Error> {
         let tensors = dit::init(&config, seed, device)?;
         Self::from_parts(config, tensors)
+    }
+
+    /// The same backbone with other positions at sizes that it was not trained at; at its own size nothing changes.
+    pub fn with_positions(mut self, positions: Positions) -> Self {
+        match &mut self.model {
+            Model::Dit(dit) => dit.set_positions(positions),
+        }
+        self
     }
 
     fn build(config: DitConfig, source: &dyn Source) -> Result<Self, Error> {

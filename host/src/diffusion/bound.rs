@@ -214,4 +214,33 @@ mod tests {
             "the mean is not detached"
         );
     }
+
+    #[test]
+    fn under_a_mask_nothing_else_counts() {
+        let process = Process::new(SchedulerConfig::default(), true).unwrap();
+        let timesteps = Tensor::new(&[0u32, 500], &Device::Cpu).unwrap();
+        let tensor = |values: [f32; 4]| {
+            Tensor::new(&[values, values], &Device::Cpu)
+                .unwrap()
+                .reshape((2, 1, 2, 2))
+                .unwrap()
+        };
+        let mask = tensor([1.0, 0.0, 0.0, 1.0]);
+        let bound = |hidden: f32, mask: Option<&Tensor>| {
+            let of = |kept: f32| tensor([kept, hidden, -hidden, -kept]);
+            let bound = process.variational_bound(
+                &of(0.3),
+                &of(0.5),
+                &of(0.7),
+                &of(0.6),
+                &timesteps,
+                mask,
+            );
+            flat(&bound.unwrap())
+        };
+        assert_eq!(bound(0.1, Some(&mask)), bound(0.9, Some(&mask)));
+        assert_ne!(bound(0.1, None), bound(0.9, None));
+        let nothing = mask.zeros_like().unwrap();
+        assert_eq!(bound(0.1, Some(&nothing)), [0.0, 0.0]);
+    }
 }

@@ -69,7 +69,8 @@ pub fn draw_saved(
         config.backbone.path.as_deref(),
         &device,
         config.backbone.dtype.into(),
-    )?;
+    )?
+    .placing(config.backbone.positions.into());
     let null = model.backbone.info().num_classes as u32;
     let mut drawing = Drawing::new(&config.sample, classes, null, "samples");
     let (Some(saved), Some(place)) = (saved, place) else {

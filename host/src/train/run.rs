@@ -68,7 +68,8 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
         config.backbone.path.as_deref(),
         &device,
         config.backbone.dtype.into(),
-    )?;
+    )?
+    .placing(config.backbone.positions.into());
     check_selection(job, &model)?;
     let resumed = match job.existing {
         Existing::Resume => {

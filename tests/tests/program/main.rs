@@ -11,6 +11,7 @@ mod composition;
 mod failures;
 mod lora;
 mod models;
+mod one_pic;
 mod plugins;
 mod resume;
 mod run_folder;
