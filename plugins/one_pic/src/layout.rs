@@ -113,15 +113,10 @@ impl Layout {
     /// # Errors
     /// When the host fails.
     pub fn place(&self, tile: &Tensor) -> Result<Tensor> {
-        let [_, _, height, width] = tile.dims_n::<4>()?;
-        let (rows, columns) = self.grid();
-        let (above, left) = (self.target.0 * height, self.target.1 * width);
-        let (below, right) = (
-            (rows - 1 - self.target.0) * height,
-            (columns - 1 - self.target.1) * width,
-        );
-        tile.pad_with_zeros(2, above, below)?
-            .pad_with_zeros(3, left, right)
+        self.compose(|name| match name {
+            TARGET => Ok(tile.clone()),
+            _ => tile.zeros_like(),
+        })
     }
 
     /// Height and width of a tile of a canvas.

@@ -260,11 +260,10 @@ impl OutputHook for OnePic {
         parts.push(at.images.clone());
         if let Some(truth) = at.batch.tensors.get("images") {
             let (rows, _) = self.layout.grid();
-            let [_, _, height, _] = truth.dims_n::<4>()?;
             // Beside the first row, over white.
-            let below = (rows - 1) * height;
-            let white = truth.affine(1.0, -1.0)?.pad_with_zeros(2, 0, below)?;
-            parts.push(white.affine(1.0, 1.0)?.to_dtype(at.images.dtype())?);
+            let mut column = vec![truth.to_dtype(at.images.dtype())?];
+            column.resize(rows, column[0].ones_like()?);
+            parts.push(Tensor::cat(&column, 2)?);
         }
         Ok(vec![
             picture("", self.layout.crop(&at.images)?),

@@ -103,7 +103,7 @@ fn tiles_stand_where_the_layout_has_them() {
     let layout = layout(&[&["a", "b"], &[TARGET, "c"]]);
     let flat = |name: &str| {
         let value = ["a", "b", TARGET, "c"].iter().position(|known| *known == name);
-        Tensor::full([1, 1, 1, 1], value.unwrap() as f64, DType::F32, &host)
+        Tensor::full(value.unwrap() as f64, [1, 1, 1, 1], DType::F32, &host)
     };
     assert_eq!(values(&layout.compose(flat).unwrap()), [0.0, 1.0, 2.0, 3.0]);
 }
