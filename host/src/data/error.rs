@@ -72,7 +72,10 @@ pub enum Error {
         reason: String,
     },
     /// A column is to come from something that the data does not have.
-    #[error("data.columns wants `{name}` from `{source_name}`, which {place} does not have{}; it has: {known}", suggestion(near))]
+    #[error(
+        "data.columns wants `{name}` from `{source_name}`, which {place} does not have{}; it has: {known}",
+        suggestion(near)
+    )]
     NoColumn {
         /// The column's name in the batch.
         name: String,
@@ -97,7 +100,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// A name that cannot be a column's.
-    #[error("`{name}` cannot be the name of a column: use letters, digits, `_`, `-` and `.`, and none of {taken}")]
+    #[error(
+        "`{name}` cannot be the name of a column: use letters, digits, `_`, `-` and `.`, and none of {taken}"
+    )]
     ColumnName {
         /// The name.
         name: String,
@@ -105,7 +110,9 @@ pub enum Error {
         taken: String,
     },
     /// A scene in a domain that shows other things is no counterpart of the image.
-    #[error("data.columns wants `{name}` from scenes of {other}, which show other things than those of {domain}; choose a domain that differs in style alone")]
+    #[error(
+        "data.columns wants `{name}` from scenes of {other}, which show other things than those of {domain}; choose a domain that differs in style alone"
+    )]
     OtherContent {
         /// The column.
         name: String,

@@ -118,12 +118,7 @@ impl Folder {
         }
         let mut files: Vec<File> = Vec::new();
         if classes.is_empty() {
-            files.extend(
-                loose
-                    .images
-                    .into_iter()
-                    .map(|name| File::alone(name, None)),
-            );
+            files.extend(loose.images.into_iter().map(|name| File::alone(name, None)));
         } else {
             if !loose.images.is_empty() {
                 tracing::warn!(
@@ -178,7 +173,10 @@ impl Folder {
         if let Some(count) = options.count {
             files = chosen(files, count, options.seed)?;
         }
-        let channels: usize = 3 + columns.iter().map(|(_, kind)| kind.channels()).sum::<usize>();
+        let channels: usize = 3 + columns
+            .iter()
+            .map(|(_, kind)| kind.channels())
+            .sum::<usize>();
         let kept = files
             .len()
             .min(KEPT / (channels * options.size * options.size));

@@ -323,7 +323,9 @@ fn mirror(mut item: Item, size: usize) -> Item {
     for column in item.columns.values_mut() {
         reverse(&mut column.values);
         if column.kind == ColumnKind::Normals {
-            column.values[..size * size].iter_mut().for_each(|x| *x = -*x);
+            column.values[..size * size]
+                .iter_mut()
+                .for_each(|x| *x = -*x);
         }
     }
     for (kind, map) in &mut item.maps {
@@ -402,13 +404,15 @@ fn collate(items: &[Item], size: usize) -> Result<Batch, Error> {
         })?;
         batch.tensors.insert(kind.name().to_owned(), map);
     }
-    for (name, kind) in items
-        .first()
-        .into_iter()
-        .flat_map(|item| item.columns.iter().map(|(name, column)| (name, column.kind)))
-    {
+    for (name, kind) in items.first().into_iter().flat_map(|item| {
+        item.columns
+            .iter()
+            .map(|(name, column)| (name, column.kind))
+    }) {
         let column = stack(kind.channels(), &|item| {
-            item.columns.get(name).map(|column| column.values.as_slice())
+            item.columns
+                .get(name)
+                .map(|column| column.values.as_slice())
         })?;
         batch.tensors.insert(name.clone(), column);
     }

@@ -113,7 +113,10 @@ pub(super) fn read(
             pictures.push(picture.clone());
         }
         if wanted.is_none()
-            && let Some(other) = line.pictures.keys().find(|name| !chosen.contains_key(*name))
+            && let Some(other) = line
+                .pictures
+                .keys()
+                .find(|name| !chosen.contains_key(*name))
         {
             return Err(at.wrong(
                 line.number,
@@ -177,8 +180,7 @@ impl Place<'_> {
                 _ => continue,
             };
             let name = named.unwrap_or(key);
-            check_name(name)
-                .map_err(|error| self.wrong(number, error.to_string()))?;
+            check_name(name).map_err(|error| self.wrong(number, error.to_string()))?;
             if pictures.insert(name.to_owned(), picture.clone()).is_some() {
                 return Err(self.wrong(
                     number,
@@ -237,7 +239,10 @@ impl Place<'_> {
         if across.abs_diff(down) <= slack {
             return Ok(());
         }
-        let shapes = format!("{}x{} and its image {}x{}", other.0, other.1, image.0, image.1);
+        let shapes = format!(
+            "{}x{} and its image {}x{}",
+            other.0, other.1, image.0, image.1
+        );
         if kind == ColumnKind::Mask {
             return Err(self.wrong(
                 line.number,
@@ -274,7 +279,11 @@ fn extent(path: PathBuf) -> Option<(u64, u64)> {
             | Orientation::Rotate90FlipH
             | Orientation::Rotate270FlipH
     );
-    Some(if turned { (height, width) } else { (width, height) })
+    Some(if turned {
+        (height, width)
+    } else {
+        (width, height)
+    })
 }
 
 /// The classes of a table: its labels, or else the subfolders where the images lie in several.
@@ -296,11 +305,19 @@ impl Labels {
         if labelled == 0 {
             let folders = distinct(lines.iter().map(|line| folder_of(&line.image)));
             // One folder for all is a place for images, not a class.
-            return Ok(if folders.len() > 1 && !folders.iter().any(String::is_empty) {
-                Self { classes: folders, from: LabelsFrom::Folders }
-            } else {
-                Self { classes: Vec::new(), from: LabelsFrom::Nothing }
-            });
+            return Ok(
+                if folders.len() > 1 && !folders.iter().any(String::is_empty) {
+                    Self {
+                        classes: folders,
+                        from: LabelsFrom::Folders,
+                    }
+                } else {
+                    Self {
+                        classes: Vec::new(),
+                        from: LabelsFrom::Nothing,
+                    }
+                },
+            );
         }
         let mut highest = None;
         for line in lines {
@@ -315,7 +332,8 @@ impl Labels {
                 Some(Value::String(_)) => highest.is_none(),
                 Some(_) => number.is_some_and(|number| number < 1_000_000),
             };
-            if !same || (number.is_none() != lines[0].label.as_ref().is_some_and(Value::is_string)) {
+            if !same || (number.is_none() != lines[0].label.as_ref().is_some_and(Value::is_string))
+            {
                 return Err(at.wrong(
                     line.number,
                     "a `label` is a name or a whole number of 0 or more, and of one kind in all lines",
@@ -329,7 +347,11 @@ impl Labels {
                 from: LabelsFrom::Numbers,
             },
             None => Self {
-                classes: distinct(lines.iter().filter_map(|line| line.label.as_ref()?.as_str())),
+                classes: distinct(
+                    lines
+                        .iter()
+                        .filter_map(|line| line.label.as_ref()?.as_str()),
+                ),
                 from: LabelsFrom::Names,
             },
         })

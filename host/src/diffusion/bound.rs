@@ -228,14 +228,8 @@ mod tests {
         let mask = tensor([1.0, 0.0, 0.0, 1.0]);
         let bound = |hidden: f32, mask: Option<&Tensor>| {
             let of = |kept: f32| tensor([kept, hidden, -hidden, -kept]);
-            let bound = process.variational_bound(
-                &of(0.3),
-                &of(0.5),
-                &of(0.7),
-                &of(0.6),
-                &timesteps,
-                mask,
-            );
+            let bound =
+                process.variational_bound(&of(0.3), &of(0.5), &of(0.7), &of(0.6), &timesteps, mask);
             flat(&bound.unwrap())
         };
         assert_eq!(bound(0.1, Some(&mask)), bound(0.9, Some(&mask)));

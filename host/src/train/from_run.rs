@@ -19,9 +19,7 @@ use crate::report::summary::Report;
 
 use super::checkpoint::{self, Checkpoint};
 use super::run::{open_data, selections};
-use super::{
-    Drawing, Error, Facts, Parameters, Session, Weights, draw_pictures, inputs, trainer,
-};
+use super::{Drawing, Error, Facts, Parameters, Session, Weights, draw_pictures, inputs, trainer};
 
 /// Which of a run's saved weights to draw with, and from what.
 #[derive(Clone)]

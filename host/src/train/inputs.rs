@@ -20,7 +20,11 @@ pub(super) fn give(
         return Ok(());
     }
     let mut batch = data::first_items(dataset, drawing.seeds.len())?;
-    if let Some(labels) = batch.tensors.remove("class_labels").filter(|_| !classes_asked) {
+    if let Some(labels) = batch
+        .tensors
+        .remove("class_labels")
+        .filter(|_| !classes_asked)
+    {
         drawing.classes = labels.to_vec1()?;
     }
     let device = session.backbone.device();

@@ -80,8 +80,7 @@ impl Layout {
             let mut row = Vec::with_capacity(names.len());
             for name in names {
                 let picture = tile(name)?;
-                let (first, expected) =
-                    shape.get_or_insert_with(|| (name.clone(), picture.dims()));
+                let (first, expected) = shape.get_or_insert_with(|| (name.clone(), picture.dims()));
                 if picture.dims() != *expected {
                     return Err(Error::Shape {
                         what: format!("the tile `{name}` beside `{first}`"),

@@ -199,7 +199,9 @@ impl SampleBeginHook for OnePic {
         let target = match (self.mask, batch.tensors.get("images")) {
             (_, Some(images)) => images.clone(),
             (Mask::Image, None) => {
-                bail!("the mask says which part of an image to keep, but there are no images; draw with inputs (--input)")
+                bail!(
+                    "the mask says which part of an image to keep, but there are no images; draw with inputs (--input)"
+                )
             }
             (Mask::Tile, None) => match batch.tensors.get(self.layout.sources()[0]) {
                 Some(source) => coloured(source, source)?,

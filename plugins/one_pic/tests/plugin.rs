@@ -64,7 +64,10 @@ fn batch(host: &TestHost) -> Batch {
     batch.set("images", ramp(host, 2, 3, SIDE, 0.0));
     batch.set("source", ramp(host, 2, 3, SIDE, 10.0));
     let mask = [0.0f32, 0.6, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0];
-    batch.set("mask", Tensor::from_slice(&mask, [2, 1, SIDE, SIDE], host).unwrap());
+    batch.set(
+        "mask",
+        Tensor::from_slice(&mask, [2, 1, SIDE, SIDE], host).unwrap(),
+    );
     batch
 }
 
@@ -102,7 +105,9 @@ fn tiles_stand_where_the_layout_has_them() {
     let host = host();
     let layout = layout(&[&["a", "b"], &[TARGET, "c"]]);
     let flat = |name: &str| {
-        let value = ["a", "b", TARGET, "c"].iter().position(|known| *known == name);
+        let value = ["a", "b", TARGET, "c"]
+            .iter()
+            .position(|known| *known == name);
         Tensor::full(value.unwrap() as f64, [1, 1, 1, 1], DType::F32, &host)
     };
     assert_eq!(values(&layout.compose(flat).unwrap()), [0.0, 1.0, 2.0, 3.0]);
@@ -148,7 +153,12 @@ fn a_canvas_that_the_backbone_does_not_take_is_refused_before_training() {
         Err(Error::msg("sides must be multiples of 4"))
     });
     let error = plugin.prepare(&host).unwrap_err().to_string();
-    for part in ["1 x 2 tiles of 2 pixels", "2x4", "multiples of 4", "data.size"] {
+    for part in [
+        "1 x 2 tiles of 2 pixels",
+        "2x4",
+        "multiples of 4",
+        "data.size",
+    ] {
         assert!(error.contains(part), "{error}");
     }
 }
@@ -208,7 +218,10 @@ fn a_latent_pixel_is_predicted_if_any_pixel_under_it_is() {
         latents: Tensor::zeros([1, 4, 2, 4], DType::F32, &host).unwrap(),
         timesteps: Tensor::from_slice(&[0u32], [1], &host).unwrap(),
     };
-    at.batch.set(MASK, Tensor::from_slice(&mask, [1, 1, 4, 8], &host).unwrap());
+    at.batch.set(
+        MASK,
+        Tensor::from_slice(&mask, [1, 1, 4, 8], &host).unwrap(),
+    );
     let small = plugin.noise_mask(&at, &host).unwrap();
     assert_eq!(small.dims(), [1, 1, 2, 4]);
     assert_eq!(values(&small), [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
@@ -233,10 +246,10 @@ fn sampling_begins_with_the_drawn_noise_beside_a_clean_context_and_keeps_it_bit_
     let host = host();
     let mut plugin: OnePic = host.build("{}").unwrap();
     let source = batch(&host).get("source").unwrap().clone();
-    let begun = plugin.sample_begin(begin(&host, batch(&host)), &host).unwrap();
-    let halves = |canvas: &Tensor| {
-        [0, SIDE].map(|at| values(&canvas.narrow(3, at, SIDE).unwrap()))
-    };
+    let begun = plugin
+        .sample_begin(begin(&host, batch(&host)), &host)
+        .unwrap();
+    let halves = |canvas: &Tensor| [0, SIDE].map(|at| values(&canvas.narrow(3, at, SIDE).unwrap()));
     let noise = values(&ramp(&host, 2, 3, SIDE, 50.0));
     assert_eq!(halves(&begun.latents), [values(&source), noise]);
 
@@ -252,7 +265,10 @@ fn sampling_begins_with_the_drawn_noise_beside_a_clean_context_and_keeps_it_bit_
         x0: stepped.clone(),
     };
     let kept = plugin.sample_step(&at, &host).unwrap();
-    assert_eq!(halves(&kept), [values(&source), halves(&stepped)[1].clone()]);
+    assert_eq!(
+        halves(&kept),
+        [values(&source), halves(&stepped)[1].clone()]
+    );
     // The target is no part of what is known.
     let zeros = vec![0.0; 2 * 3 * SIDE * SIDE];
     assert_eq!(halves(begun.batch.get(KNOWN).unwrap())[1], zeros);
@@ -265,7 +281,9 @@ fn inpainting_knows_the_image_but_for_its_hole() {
     let mut plugin: OnePic = host
         .build(r#"{"layout": [["target"]], "mask": "image"}"#)
         .unwrap();
-    let begun = plugin.sample_begin(begin(&host, batch(&host)), &host).unwrap();
+    let begun = plugin
+        .sample_begin(begin(&host, batch(&host)), &host)
+        .unwrap();
     let (image, noise) = (ramp(&host, 1, 3, SIDE, 0.0), ramp(&host, 1, 3, SIDE, 50.0));
     let (image, noise) = (values(&image), values(&noise));
     let first: Vec<f32> = (0..12)
@@ -284,7 +302,9 @@ fn without_the_pictures_of_its_layout_sampling_says_what_is_missing() {
     let mut plugin: OnePic = host.build("{}").unwrap();
     let mut inputs = batch(&host);
     inputs.tensors.remove("source");
-    let error = plugin.sample_begin(begin(&host, inputs), &host).unwrap_err();
+    let error = plugin
+        .sample_begin(begin(&host, inputs), &host)
+        .unwrap_err();
     let error = error.to_string();
     assert!(
         error.contains("the layout needs `source`, but what is to be drawn from has only mask"),
@@ -315,11 +335,19 @@ fn the_output_is_the_target_tile_and_all_of_it_side_by_side() {
     let host = host();
     for (settings, shape) in [
         ("{}", [2, 3, SIDE, 3 * SIDE]),
-        (r#"{"layout": [["source"], ["target"]]}"#, [2, 3, 2 * SIDE, 2 * SIDE]),
-        (r#"{"layout": [["target"]], "mask": "image"}"#, [2, 3, SIDE, 3 * SIDE]),
+        (
+            r#"{"layout": [["source"], ["target"]]}"#,
+            [2, 3, 2 * SIDE, 2 * SIDE],
+        ),
+        (
+            r#"{"layout": [["target"]], "mask": "image"}"#,
+            [2, 3, SIDE, 3 * SIDE],
+        ),
     ] {
         let mut plugin: OnePic = host.build(settings).unwrap();
-        let begun = plugin.sample_begin(begin(&host, batch(&host)), &host).unwrap();
+        let begun = plugin
+            .sample_begin(begin(&host, batch(&host)), &host)
+            .unwrap();
         let at = OutputIn {
             images: begun.latents.clone(),
             latents: begun.latents,
@@ -327,7 +355,10 @@ fn the_output_is_the_target_tile_and_all_of_it_side_by_side() {
             names: vec!["000000".into(), "000001".into()],
         };
         let pictures = plugin.output(&at, &host).unwrap();
-        let kinds: Vec<&str> = pictures.iter().map(|picture| picture.kind.as_str()).collect();
+        let kinds: Vec<&str> = pictures
+            .iter()
+            .map(|picture| picture.kind.as_str())
+            .collect();
         assert_eq!(kinds, ["", SIDE_BY_SIDE]);
         assert_eq!(pictures[0].images.dims(), [2, 3, SIDE, SIDE]);
         assert_eq!(pictures[1].images.dims(), shape, "{settings}");
@@ -345,6 +376,10 @@ fn nothing_of_a_step_is_kept() {
     let host = host();
     let mut plugin: OnePic = host.build("{}").unwrap();
     drop(plugin.batch(batch(&host), &host).unwrap());
-    drop(plugin.sample_begin(begin(&host, batch(&host)), &host).unwrap());
+    drop(
+        plugin
+            .sample_begin(begin(&host, batch(&host)), &host)
+            .unwrap(),
+    );
     assert_eq!(host.live_tensors(), 0);
 }

@@ -56,10 +56,22 @@ fn a_mistake_in_a_table_is_refused_with_its_line_before_anything_is_written() {
     let good = r#"{"file_name": "a.png", "source": "edge.png"}"#;
     for (second, problem) in [
         ("{", "line 2: this is no JSON object"),
-        (r#"{"source": "edge.png"}"#, "line 2: there is no `file_name`"),
-        (r#"{"file_name": "c.png"}"#, "line 2: `file_name` names c.png, and there is no such file"),
-        (r#"{"file_name": "b.png"}"#, "line 2: there is no `source`, which line 1 has"),
-        (r#"{"file_name": "b.png", "source": "lost.png"}"#, "line 2: `source` names lost.png"),
+        (
+            r#"{"source": "edge.png"}"#,
+            "line 2: there is no `file_name`",
+        ),
+        (
+            r#"{"file_name": "c.png"}"#,
+            "line 2: `file_name` names c.png, and there is no such file",
+        ),
+        (
+            r#"{"file_name": "b.png"}"#,
+            "line 2: there is no `source`, which line 1 has",
+        ),
+        (
+            r#"{"file_name": "b.png", "source": "lost.png"}"#,
+            "line 2: `source` names lost.png",
+        ),
         (
             r#"{"file_name": "b.png", "source": "edge.png", "mask": "edge.png"}"#,
             "line 2: there is a picture `mask`, which line 1 does not have",
@@ -100,7 +112,11 @@ fn columns_that_the_data_do_not_have_are_refused() {
     check(
         &lab,
         r#"scenes:dusk --set data.columns={source="edge"}"#,
-        &["`source` from `edge`", "did you mean `edges`?", "domain:NAME"],
+        &[
+            "`source` from `edge`",
+            "did you mean `edges`?",
+            "domain:NAME",
+        ],
     );
     check(
         &lab,

@@ -49,19 +49,30 @@ fn the_samples_show_the_untouched_source_the_result_and_the_truth() {
     lab.train(&format!("{PAIRS} --out run")).done();
     let grid = open(&lab, "run/samples/after-canvas.png");
     let shown = first(&grid, 3);
-    let (source, truth) = (open(&lab, "pairs/sources/0.png"), open(&lab, "pairs/images/0.png"));
+    let (source, truth) = (
+        open(&lab, "pairs/sources/0.png"),
+        open(&lab, "pairs/images/0.png"),
+    );
     let main = open(&lab, "run/samples/after.png");
     let result = first(&main, 1);
     let mut differs = false;
     for (x, y) in (0..64).map(|at| (at % 8, at / 8)) {
         assert_eq!(shown(x, y), source.get_pixel(x, y).0, "source at {x}, {y}");
         assert_eq!(shown(x + 8, y), result(x, y), "result at {x}, {y}");
-        assert_eq!(shown(x + 16, y), truth.get_pixel(x, y).0, "truth at {x}, {y}");
+        assert_eq!(
+            shown(x + 16, y),
+            truth.get_pixel(x, y).0,
+            "truth at {x}, {y}"
+        );
         differs |= result(x, y) != truth.get_pixel(x, y).0;
     }
     assert!(differs, "the result is not the truth");
     let steps = lab.metrics("run");
-    assert!(steps.iter().all(|step| step["loss"].is_finite() && step["grad_norm"] > 0.0));
+    assert!(
+        steps
+            .iter()
+            .all(|step| step["loss"].is_finite() && step["grad_norm"] > 0.0)
+    );
     let report = std::fs::read_to_string(lab.path("run/report.html")).unwrap();
     assert!(report.contains("After 3 steps: canvas"));
 }
@@ -72,7 +83,10 @@ fn inpainting_keeps_every_pixel_outside_the_mask() {
     pairs(&lab);
     let single = r#"--set one_pic.layout=[["target"]] --set one_pic.mask=image"#;
     lab.train(&format!("{PAIRS} {single} --out run")).done();
-    let (grid, truth) = (open(&lab, "run/samples/after.png"), open(&lab, "pairs/images/0.png"));
+    let (grid, truth) = (
+        open(&lab, "run/samples/after.png"),
+        open(&lab, "pairs/images/0.png"),
+    );
     let result = first(&grid, 1);
     let mut changed = 0;
     for (x, y) in (0..64).map(|at| (at % 8, at / 8)) {
@@ -91,14 +105,16 @@ fn a_saved_run_draws_the_same_again_and_from_other_pictures() {
     pairs(&lab);
     lab.train(&format!("{PAIRS} --out run")).done();
     let read = |file: &str| std::fs::read(lab.path(file)).unwrap();
-    lab.host("sample --run run --threads 1 --out again.png").done();
+    lab.host("sample --run run --threads 1 --out again.png")
+        .done();
     assert_eq!(read("again.png"), read("run/samples/after.png"));
-    assert_eq!(read("again-canvas.png"), read("run/samples/after-canvas.png"));
+    assert_eq!(
+        read("again-canvas.png"),
+        read("run/samples/after-canvas.png")
+    );
 
     // Two pairs of their own, in another order.
-    let line = |number: u32| {
-        json!({ "file_name": format!("../pairs/images/{number}.png"), "source": format!("../pairs/sources/{number}.png") })
-    };
+    let line = |number: u32| json!({ "file_name": format!("../pairs/images/{number}.png"), "source": format!("../pairs/sources/{number}.png") });
     lab.write("others/two.jsonl", format!("{}\n\n{}\n", line(4), line(1)));
     let drawn = lab
         .host("sample --run run --threads 1 --input others/two.jsonl --out others.png --json")
@@ -112,10 +128,16 @@ fn a_saved_run_draws_the_same_again_and_from_other_pictures() {
         assert_eq!(shown(x, y), source.get_pixel(x, y).0, "source at {x}, {y}");
     }
 
-    lab.host("sample --run run --input pictures --out none.png").refused(
-        3,
-        &["`one_pic`", "the layout needs `source`", "no pictures beside the images", "metadata.jsonl"],
-    );
+    lab.host("sample --run run --input pictures --out none.png")
+        .refused(
+            3,
+            &[
+                "`one_pic`",
+                "the layout needs `source`",
+                "no pictures beside the images",
+                "metadata.jsonl",
+            ],
+        );
     lab.host("sample --run run --input nowhere --out none.png")
         .refused(2, &["no data folder at", "nowhere"]);
     assert!(!lab.path("none.png").exists());
@@ -130,15 +152,20 @@ fn the_runs_own_data_may_be_gone_when_others_are_given() {
     std::fs::remove_dir_all(lab.path("pairs")).unwrap();
     lab.host("sample --run run --out none.png")
         .refused(3, &["`one_pic`", "the layout needs `source`"]);
-    lab.host("sample --run run --input kept --count 2 --out some.png").done();
+    lab.host("sample --run run --input kept --count 2 --out some.png")
+        .done();
 }
 
 #[test]
 fn lora_and_one_pic_train_together() {
     let lab = Lab::new();
     pairs(&lab);
-    lab.train(&format!("{PAIRS} --plugin lora --out run")).done();
-    assert!(lab.path("run/adapter/pytorch_lora_weights.safetensors").is_file());
+    lab.train(&format!("{PAIRS} --plugin lora --out run"))
+        .done();
+    assert!(
+        lab.path("run/adapter/pytorch_lora_weights.safetensors")
+            .is_file()
+    );
     assert!(!lab.path("run/adapter/transformer").exists());
 }
 
@@ -149,19 +176,28 @@ fn memory_samples_become_canvases_whatever_the_order_of_the_plugins() {
     let image = "--set one_pic.mask=image --set sample.count=0";
     let mut losses = Vec::new();
     for (out, plugins) in [
-        ("one", format!("--plugin one_pic {DIFF_TUNING} --plugin lora")),
-        ("two", format!("--plugin lora {DIFF_TUNING} --plugin one_pic")),
+        (
+            "one",
+            format!("--plugin one_pic {DIFF_TUNING} --plugin lora"),
+        ),
+        (
+            "two",
+            format!("--plugin lora {DIFF_TUNING} --plugin one_pic"),
+        ),
     ] {
-        lab.train(&format!("{plugins} {image} --data pairs --steps 3 --out {out}"))
-            .done();
+        lab.train(&format!(
+            "{plugins} {image} --data pairs --steps 3 --out {out}"
+        ))
+        .done();
         let steps = lab.metrics(out);
         // A memory sample has an empty mask, and would count for nothing if that meant nothing.
-        assert!(steps.iter().all(|step| step["plugin/diff_tuning/loss_memory"] > 0.0));
+        assert!(
+            steps
+                .iter()
+                .all(|step| step["plugin/diff_tuning/loss_memory"] > 0.0)
+        );
         losses.push(steps.iter().map(|step| step["loss"]).collect::<Vec<_>>());
-        let plan = lab
-            .host(&format!("plan {plugins} --json"))
-            .done()
-            .json();
+        let plan = lab.host(&format!("plan {plugins} --json")).done().json();
         let slots = plan["slots"].as_array().unwrap();
         let batch = slots.iter().find(|slot| slot["slot"] == "batch").unwrap();
         assert_eq!(batch["plugins"], json!(["diff_tuning", "one_pic"]));
@@ -175,8 +211,10 @@ fn a_resumed_run_equals_the_uninterrupted_one() {
     pairs(&lab);
     let run = |steps: u32, further: &str, out: &str| {
         let steps = format!("--steps {steps} --set sample.count=0");
-        lab.train(&format!("--plugin one_pic --data pairs {steps} --out {out} {further}"))
-            .done();
+        lab.train(&format!(
+            "--plugin one_pic --data pairs {steps} --out {out} {further}"
+        ))
+        .done();
     };
     run(4, "", "whole");
     run(2, "", "halves");
@@ -197,7 +235,12 @@ fn another_plugin_on_its_exclusive_slots_is_refused_by_both_names() {
         ))
         .refused(
             2,
-            &["`one_pic`", "`probe`", &format!("exclusive slot `{slot}`"), "drop one"],
+            &[
+                "`one_pic`",
+                "`probe`",
+                &format!("exclusive slot `{slot}`"),
+                "drop one",
+            ],
         );
     }
 }
@@ -206,8 +249,10 @@ fn another_plugin_on_its_exclusive_slots_is_refused_by_both_names() {
 fn scenes_and_their_export_are_the_same_data() {
     let lab = Lab::new();
     let columns = "--column source=edges --column before=domain:studio --column mask=hole --column reference_1=reference_1";
-    lab.host(&format!("data export scenes:dusk --out dusk --count 12 --seed 5 {columns}"))
-        .done();
+    lab.host(&format!(
+        "data export scenes:dusk --out dusk --count 12 --seed 5 {columns}"
+    ))
+    .done();
     let train = |data: &str, out: &str| {
         let wanted = r#"--set data.columns={source="edges",before="domain:studio",mask="hole",reference_1="reference_1"}"#;
         let layout = r#"--set one_pic.layout=[["source","before"],["reference_1","target"]] --set one_pic.mask=image"#;
@@ -237,7 +282,12 @@ fn what_the_layout_needs_and_the_data_lack_is_told_before_anything_is_computed()
     let lab = Lab::new();
     lab.train("--plugin one_pic --steps 1 --out run").refused(
         3,
-        &["`one_pic`", "the layout needs `source`", "no pictures beside the images", "data.columns"],
+        &[
+            "`one_pic`",
+            "the layout needs `source`",
+            "no pictures beside the images",
+            "data.columns",
+        ],
     );
     pairs(&lab);
     lab.train(r#"--plugin one_pic --data pairs --set one_pic.layout=[["sources","target"]] --steps 1 --out other"#)

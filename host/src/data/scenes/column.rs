@@ -116,7 +116,9 @@ impl Scenes {
         };
         // A picture of the scene's own size is never missing; an empty one would be refused when batches are made.
         let picture = picture.unwrap_or_default().into_rgb8();
-        column.kind.column(&column.kind.cropped(&picture, self.size))
+        column
+            .kind
+            .column(&column.kind.cropped(&picture, self.size))
     }
 
     /// The maps that columns are drawn from.

@@ -54,8 +54,14 @@ fn a_table_gives_images_in_its_own_order_with_pictures_captions_and_labels() {
     assert_eq!((item.name.as_str(), item.class), ("images/b.png", Some(1)));
     assert_eq!(item.caption.as_deref(), Some("see b.png"));
     let (edges, mask) = (&item.columns["edges"], &item.columns["mask"]);
-    assert_eq!((edges.kind, edges.values.len()), (ColumnKind::Picture, 3 * 64));
-    assert_eq!(edges.values[..8], [1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0]);
+    assert_eq!(
+        (edges.kind, edges.values.len()),
+        (ColumnKind::Picture, 3 * 64)
+    );
+    assert_eq!(
+        edges.values[..8],
+        [1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0]
+    );
     assert_eq!((mask.kind, mask.values.len()), (ColumnKind::Mask, 64));
     assert_eq!(mask.values[..8], [1.0, 1.0, 1.0, 1.0, 0.2, 0.2, 0.2, 0.2]);
     // The second time from memory, and the same.
@@ -90,21 +96,44 @@ fn classes_of_a_table_are_its_labels_or_its_several_folders() {
         assert_eq!(folder.classes(), classes);
         assert_eq!([0, 1].map(|at| folder.get(at).unwrap().class), labels);
     };
-    let numbered = [line("x/1.png", r#", "label": 2"#), line("y/2.png", r#", "label": 0"#)];
+    let numbered = [
+        line("x/1.png", r#", "label": 2"#),
+        line("y/2.png", r#", "label": 0"#),
+    ];
     check(numbered, &["0", "1", "2"], [Some(2), Some(0)]);
-    check([line("x/1.png", ""), line("y/2.png", "")], &["x", "y"], [Some(0), Some(1)]);
-    check([line("x/1.png", ""), line("x/1.png", "")], &[], [None, None]);
+    check(
+        [line("x/1.png", ""), line("y/2.png", "")],
+        &["x", "y"],
+        [Some(0), Some(1)],
+    );
+    check(
+        [line("x/1.png", ""), line("x/1.png", "")],
+        &[],
+        [None, None],
+    );
     check([line("x/1.png", ""), line("3.png", "")], &[], [None, None]);
     for label in [r#", "label": 1"#, r#", "label": -1"#, r#", "label": [1]"#] {
-        table(root, &[&line("3.png", r#", "label": "a""#), &line("3.png", label)]);
-        let error = Folder::open(root, &options(8, &[])).unwrap_err().to_string();
-        assert!(error.contains("line 2: a `label` is a name or a whole number"), "{error}");
+        table(
+            root,
+            &[&line("3.png", r#", "label": "a""#), &line("3.png", label)],
+        );
+        let error = Folder::open(root, &options(8, &[]))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("line 2: a `label` is a name or a whole number"),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn a_mirror_turns_columns_with_their_image_and_normals_round() {
-    let columns = [("source", "edges"), ("towards", "normals"), ("mask", "mask")];
+    let columns = [
+        ("source", "edges"),
+        ("towards", "normals"),
+        ("mask", "mask"),
+    ];
     let plain = Scenes::new(Domain::parse("dusk").unwrap(), &options(16, &columns)).unwrap();
     let flipped = DataOptions {
         flip: true,
@@ -119,11 +148,22 @@ fn a_mirror_turns_columns_with_their_image_and_normals_round() {
         let rows = values.chunks(16);
         rows.flat_map(|row| row.iter().rev().copied()).collect()
     };
-    let image = batch.tensors["images"].flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
-    let mirrored: Vec<bool> = image.iter().map(|image| *image == reversed(&item.image)).collect();
+    let image = batch.tensors["images"]
+        .flatten_from(1)
+        .unwrap()
+        .to_vec2::<f32>()
+        .unwrap();
+    let mirrored: Vec<bool> = image
+        .iter()
+        .map(|image| *image == reversed(&item.image))
+        .collect();
     assert!(mirrored.contains(&true) && mirrored.contains(&false));
     for (name, column) in &item.columns {
-        let rows = batch.tensors[name].flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
+        let rows = batch.tensors[name]
+            .flatten_from(1)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
         for (row, &mirrored) in rows.iter().zip(&mirrored) {
             let mut expected = column.values.clone();
             if mirrored {
@@ -175,9 +215,16 @@ fn scenes_and_their_export_have_the_same_columns_bit_for_bit() {
         assert_eq!(scene.image, read.image);
         assert_eq!(scene.caption, read.caption);
         for (name, column) in &scene.columns {
-            assert_eq!(column.values, read.columns[name].values, "{name} of {index}");
+            assert_eq!(
+                column.values, read.columns[name].values,
+                "{name} of {index}"
+            );
             let least = column.values.iter().copied().fold(f32::INFINITY, f32::min);
-            let most = column.values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let most = column
+                .values
+                .iter()
+                .copied()
+                .fold(f32::NEG_INFINITY, f32::max);
             assert!(most > least, "{name} shows something");
         }
         let same = |a: &str, b: &str| scene.columns[a].values == scene.columns[b].values;
@@ -199,7 +246,10 @@ fn a_nearest_crop_lies_where_the_images_crop_lies() {
             .filter(|(hard, soft)| hard.0[0].abs_diff(soft.0[0]) > 90)
             .count();
         assert!(far <= 8, "{width}x{height}: {far} of 256 pixels differ");
-        assert!(hard.pixels().all(|pixel| [0, 100, 150, 250].contains(&pixel.0[0])));
+        assert!(
+            hard.pixels()
+                .all(|pixel| [0, 100, 150, 250].contains(&pixel.0[0]))
+        );
     }
 }
 
@@ -214,8 +264,13 @@ fn classes_are_found_by_name_in_another_datasets_numbers() {
     let run = names(&["cone", "sphere", "box"]);
     let relabelled = relabelled(open(), &run).unwrap();
     assert_eq!(relabelled.classes(), run);
-    assert_eq!([0, 1].map(|at| relabelled.get(at).unwrap().class), [Some(2), Some(0)]);
-    let error = super::relabelled(open(), &names(&["cones", "sphere"])).err().unwrap();
+    assert_eq!(
+        [0, 1].map(|at| relabelled.get(at).unwrap().class),
+        [Some(2), Some(0)]
+    );
+    let error = super::relabelled(open(), &names(&["cones", "sphere"]))
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("no class `box`"), "{error}");
     let unnamed = super::relabelled(open(), &[]).unwrap();
     assert_eq!(unnamed.get(1).unwrap().class, Some(1));
