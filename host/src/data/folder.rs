@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
 use sha2::{Digest, Sha256};
 
+use super::walk::{Found, entries, extensions, walk};
 use super::{ColumnKind, DataOptions, Dataset, Error, Item, crop, metadata, transform};
 use crate::random::Stream;
 
@@ -60,13 +61,6 @@ impl File {
             columns: Vec::new(),
         }
     }
-}
-
-/// What a walk found.
-#[derive(Default)]
-struct Found {
-    images: Vec<String>,
-    others: usize,
 }
 
 impl Folder {
@@ -257,57 +251,6 @@ fn chosen(files: Vec<File>, count: usize, seed: u64) -> Result<Vec<File>, Error>
         .zip(keep)
         .filter_map(|(file, keep)| keep.then_some(file))
         .collect())
-}
-
-impl Found {
-    fn take(&mut self, name: String) {
-        let extension = Path::new(&name).extension().unwrap_or_default();
-        if ImageFormat::from_extension(extension).is_some_and(|format| format.reading_enabled()) {
-            self.images.push(name);
-        } else {
-            self.others += 1;
-        }
-    }
-}
-
-/// Files and folders that are not hidden, sorted by name.
-fn entries(folder: &Path) -> Result<BTreeMap<String, PathBuf>, Error> {
-    let mut all = BTreeMap::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let entry = entry.map_err(Error::io(folder))?;
-        match entry.file_name().into_string() {
-            Ok(name) if name.starts_with(['.', '_']) => {}
-            Ok(name) => {
-                all.insert(name, entry.path());
-            }
-            Err(name) => {
-                tracing::warn!(name = %name.display(), "a file name that is not UTF-8 is left out")
-            }
-        }
-    }
-    Ok(all)
-}
-
-fn walk(folder: &Path, prefix: &str, found: &mut Found) -> Result<(), Error> {
-    for (name, path) in entries(folder)? {
-        let name = format!("{prefix}/{name}");
-        // A link to a folder is not followed below a class: it could lead back here for ever.
-        if path.is_dir() {
-            if !path.is_symlink() {
-                walk(&path, &name, found)?;
-            }
-        } else {
-            found.take(name);
-        }
-    }
-    Ok(())
-}
-
-fn extensions() -> Vec<&'static str> {
-    let readable = ImageFormat::all().filter(ImageFormat::reading_enabled);
-    readable
-        .flat_map(|format| format.extensions_str().iter().copied())
-        .collect()
 }
 
 impl Dataset for Folder {

@@ -5,6 +5,7 @@ mod crop;
 mod error;
 mod export;
 mod folder;
+mod labels;
 mod loader;
 mod metadata;
 mod relabel;
@@ -12,6 +13,7 @@ pub mod scenes;
 #[cfg(test)]
 mod tests;
 pub mod transform;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::path::Path;
