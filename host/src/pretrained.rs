@@ -122,6 +122,16 @@ pub fn vae_folder(path: &Path) -> Option<PathBuf> {
     folders.find(|folder| folder.is_dir())
 }
 
+impl Pretrained {
+    /// The same model with other positions at sizes that it was not trained at.
+    pub fn placing(self, positions: crate::backbone::Positions) -> Self {
+        Self {
+            backbone: self.backbone.with_positions(positions),
+            ..self
+        }
+    }
+}
+
 /// What adapters hold for a model, without its weights; `path` none is the embedded model.
 ///
 /// # Errors

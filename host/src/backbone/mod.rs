@@ -29,7 +29,7 @@ pub use error::Error;
 pub use inspect::{Inspection, inspect, layers_by, layers_of};
 pub(crate) use layers::Linear;
 pub use layers::{Conv, LayerInfo, LayerKind};
-pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Replay};
+pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Positions, Replay};
 pub(crate) use resnet::{Norms, Resnet};
 pub(crate) use source::Source;
 
@@ -182,6 +182,14 @@ impl Backbone {
     pub fn init(config: DitConfig, seed: u64, device: &Device) -> Result<Self, Error> {
         let tensors = dit::init(&config, seed, device)?;
         Self::from_parts(config, tensors)
+    }
+
+    /// The same backbone with other positions at sizes that it was not trained at; at its own size nothing changes.
+    pub fn with_positions(mut self, positions: Positions) -> Self {
+        match &mut self.model {
+            Model::Dit(dit) => dit.set_positions(positions),
+        }
+        self
     }
 
     fn build(config: DitConfig, source: &dyn Source) -> Result<Self, Error> {

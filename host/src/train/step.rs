@@ -289,7 +289,7 @@ impl Trainer {
         Ok(Conditioning::classes(Tensor::new(labels, images.device())?))
     }
 
-    /// Squared error under the loss mask, plus the variational bound of a learned variance: `[B]`.
+    /// Squared error plus the variational bound of a learned variance, both under the loss mask: `[B]`.
     fn default_objective(
         &self,
         at: &Predicted<'_>,
@@ -305,6 +305,7 @@ impl Trainer {
                     at.latents,
                     at.noisy_latents,
                     at.timesteps,
+                    at.loss_mask,
                 )?;
                 Ok((loss + bound)?)
             }

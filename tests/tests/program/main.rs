@@ -14,6 +14,7 @@ mod latent;
 mod lora;
 mod lora_goldens;
 mod models;
+mod one_pic;
 mod plugins;
 mod resume;
 mod run_folder;
