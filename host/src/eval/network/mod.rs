@@ -1,0 +1,3 @@
+//! The networks whose features images are compared by.
+
+pub mod scenes;
