@@ -69,8 +69,9 @@ class Run:
 class Bench:
     """A host program and the folder in which its runs lie."""
 
-    def __init__(self, host, out):
+    def __init__(self, host, out, threads=0):
         self.host = Path(host)
+        self.threads = ["--threads", threads]
         self.out = Path(out).resolve()
         if not self.host.is_file():
             sys.exit(f"no host at {self.host}; build it with `cargo build --release`, or give --host")
@@ -82,7 +83,7 @@ class Bench:
     def call(self, arguments, log):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
-            done = subprocess.run([self.host, *map(str, arguments)], stdout=file, stderr=file)
+            done = subprocess.run([self.host, *map(str, [*arguments, *self.threads])], stdout=file, stderr=file)
         if done.returncode == 130:
             sys.exit("interrupted; the same command goes on")
         if done.returncode != 0:
@@ -197,6 +198,7 @@ def main():
     parser.add_argument("--out", default=ROOT / "runs" / "evidence", help="where the runs and results go")
     parser.add_argument("--only", action="append", metavar="METHOD", help="only this method; may be repeated")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--threads", type=int, default=0, help="of the host; on a busy machine 1 is faster than many")
     parser.add_argument("--table", action="store_true", help="only print the tables of the last results")
     asked = parser.parse_args()
     table, stored = Path(asked.out) / "results.md", Path(asked.out) / "results.json"
@@ -207,7 +209,7 @@ def main():
     if unknown:
         sys.exit(f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(arm.name for arm in ARMS)}")
     arms = [arm for arm in ARMS if not asked.only or arm.name in asked.only]
-    bench = Bench(asked.host, asked.out)
+    bench = Bench(asked.host, asked.out, asked.threads)
     chosen = search(bench, arms)
     results = measure(bench, arms, {name: rate for name, (rate, _) in chosen.items()}, asked.seeds)
     backbone = bench.backbone()

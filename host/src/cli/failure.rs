@@ -78,6 +78,7 @@ fn code(error: &Error) -> u8 {
         Error::Plugin(error) => plugin_code(error),
         Error::Train(error) | Error::Eval(eval::Error::Train(error)) => train_code(error),
         Error::Eval(eval::Error::Data(error)) => data_code(error),
+        Error::Eval(eval::Error::Interrupted) => INTERRUPTED as u8,
         Error::Eval(eval::Error::Diverged { .. }) => TRAINING,
         Error::Eval(eval::Error::Disk(_) | eval::Error::Report(_)) => SYSTEM,
         Error::Sample(sample::Error::Interrupted) => INTERRUPTED as u8,

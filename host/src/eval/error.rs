@@ -21,7 +21,7 @@ pub enum Error {
     },
     /// Too few images for any of the numbers.
     #[error(
-        "{count} {what} images are too few: the nearest neighbours of precision and recall need at least {least}, and a Frechet distance means little below a few hundred"
+        "{count} {what} images are too few: at least {least} are needed, and the numbers mean little below a few hundred"
     )]
     TooFew {
         /// "generated" or "reference".
@@ -66,6 +66,27 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// A run whose plugin makes no images to be compared.
+    #[error(
+        "the run's `output` plugin makes {kinds} instead of images, which cannot be compared with a reference"
+    )]
+    NoImages {
+        /// The kinds of pictures that it makes.
+        kinds: String,
+    },
+    /// The reference has been trained on.
+    #[error(
+        "the reference would be the scenes that the run was trained on ({domain}, seed {seed}); give another --reference-seed"
+    )]
+    TrainedOn {
+        /// The domain.
+        domain: String,
+        /// The seed of both.
+        seed: u64,
+    },
+    /// Someone asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// Data that cannot be used.
     #[error(transparent)]
     Data(#[from] crate::data::Error),
