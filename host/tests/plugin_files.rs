@@ -97,11 +97,13 @@ fn one_file_gives_two_plugins_under_two_names() {
     let batch = stack.batch(&scene(0, Phase::TRAIN), batch()).unwrap();
     let timesteps = Tensor::zeros(2, DType::U32, &Device::Cpu).unwrap();
     let loss = Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap();
-    let weight = stack
+    let weights = stack
         .loss_weight(&scene(0, Phase::TRAIN), &batch, &timesteps, &loss, 10)
-        .unwrap()
         .unwrap();
-    assert_eq!(weight.to_vec1::<f32>().unwrap(), [6.0, 6.0]);
+    let weights: Vec<Vec<f32>> = (weights.iter())
+        .map(|(_, weight)| weight.to_vec1().unwrap())
+        .collect();
+    assert_eq!(weights, [[2.0; 2], [3.0; 2]]);
     let names: Vec<&str> = stack.plugins().iter().map(|plugin| plugin.name()).collect();
     assert_eq!(names, ["probe", "second"]);
 }

@@ -142,7 +142,7 @@ impl Bench {
             }
             Self::AdamW {
                 ours, grads, var, ..
-            } => ours.step(|_, _| grads.get(var), 1.0),
+            } => ours.step(|_, _| grads.get(var), 1.0, None),
         })
     }
 

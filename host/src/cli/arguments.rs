@@ -11,7 +11,7 @@ use crate::train::folder::RUN_FILE;
 /// Which plugins, and where they come from: the same for all that use plugins.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct PluginChoice {
-    /// A plugin to use: a name, the path of its file, or either followed by ` as OTHER`; may be repeated
+    /// A plugin to use: a name, the path of its file, or either with `:OTHER` after it to go by that name; may be repeated
     #[arg(long = "plugin", value_name = "NAME|PATH", value_parser = plugin_argument)]
     plugins: Vec<PluginArgument>,
     /// Look for plugins in this folder first; may be repeated
@@ -91,6 +91,9 @@ pub(super) struct RunArguments {
     /// Continue the run in the run folder, bit for bit; settings not given are those of that run
     #[arg(long, conflicts_with = "overwrite")]
     pub(super) resume: bool,
+    /// With --resume: go on also where settings differ that the saved state depends on; what does not fit starts anew
+    #[arg(long, requires = "resume")]
+    pub(super) force: bool,
     /// Replace the run in the run folder
     #[arg(long)]
     pub(super) overwrite: bool,

@@ -187,6 +187,14 @@ fn describe(measured: &Measured) -> String {
             format!("{share:.1}%"),
         ]
     }));
+    lines.push([
+        "(of which the boundary)".to_owned(),
+        format!("{:.2}", measured.boundary_ms),
+        format!(
+            "{:.2}%",
+            100.0 * measured.boundary_ms / total.max(f64::MIN_POSITIVE)
+        ),
+    ]);
     let mut ops = vec![["operation", "calls", "forward ms", "backward ms"].map(str::to_owned)];
     ops.extend(measured.ops.iter().map(|op| {
         [

@@ -74,10 +74,15 @@ fn settings(resolved: &Resolved, plan: &plugins::Resolved) -> Vec<Row> {
             .plugin
             .get(member.chosen)
             .map_or(plugin.name.clone(), |entry| entry.handle());
-        rows.extend(plugin.settings.iter().map(|(key, value)| Row {
-            key: format!("{}.{key}", plugin.name),
-            value: value.clone(),
+        let rate = (resolved.config.plugin)
+            .get(member.chosen)
+            .and_then(|entry| entry.lr)
+            .map(|rate| ("lr".to_owned(), rate.into()));
+        let settings = plugin.settings.clone().into_iter();
+        rows.extend(rate.into_iter().chain(settings).map(|(key, value)| Row {
             origin: resolved.origins.of(&format!("{asked_for}.{key}")).clone(),
+            key: format!("{}.{key}", plugin.name),
+            value,
         }));
     }
     rows

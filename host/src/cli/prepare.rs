@@ -30,7 +30,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared, Failure> {
     }
     let mut notes = plugins.notes.clone();
     if arguments.resume {
-        notes.extend(refuse_other_settings(&resolved)?);
+        notes.extend(judge_other_settings(&resolved, arguments.force)?);
     }
     Ok(Prepared {
         resolved,
@@ -49,8 +49,8 @@ pub(super) fn plugins_of(resolved: &mut Resolved) -> Result<plugins::Resolved, F
     Ok(plugins)
 }
 
-/// Compares with the run file in the folder: what the saved state does not fit is refused, what makes the run diverge is told.
-fn refuse_other_settings(now: &Resolved) -> Result<Vec<String>, Failure> {
+/// Compares with the run file in the folder: what the saved state does not fit is refused unless forced, what makes the run diverge is told.
+fn judge_other_settings(now: &Resolved, force: bool) -> Result<Vec<String>, Failure> {
     let file = now.out().join(RUN_FILE);
     if !file.is_file() {
         return Err(train::Error::NothingToResume {
@@ -69,7 +69,7 @@ fn refuse_other_settings(now: &Resolved) -> Result<Vec<String>, Failure> {
         .into_iter()
         .filter(|difference| difference.effect != Effect::Harmless)
         .partition(|difference| difference.effect == Effect::Incompatible);
-    if !fatal.is_empty() {
+    if !fatal.is_empty() && !force {
         let differences: Vec<_> = fatal.iter().map(ToString::to_string).collect();
         let path = now.out().to_owned();
         return Err(train::Error::SettingsDiffer {
@@ -78,8 +78,11 @@ fn refuse_other_settings(now: &Resolved) -> Result<Vec<String>, Failure> {
         }
         .into());
     }
-    Ok(rest
+    let forced = fatal.iter().map(|difference| {
+        format!("{difference}, so saved state that does not fit is left out, and what has none starts anew")
+    });
+    let told = rest
         .iter()
-        .map(|difference| format!("{difference}, so the run goes on otherwise than it would have"))
-        .collect())
+        .map(|difference| format!("{difference}, so the run goes on otherwise than it would have"));
+    Ok(forced.chain(told).collect())
 }

@@ -373,6 +373,7 @@ fn a_run_draws_from_its_folder_what_it_drew_at_its_end() {
     let job = crate::train::run::Job {
         resolved: prepared.resolved,
         plan: prepared.plugins,
+        force: false,
         existing: crate::train::folder::Existing::Refuse,
         command: "host run".to_owned(),
     };

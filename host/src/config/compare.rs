@@ -40,12 +40,12 @@ impl fmt::Display for Difference {
 /// Every difference between the configuration of a run folder and a new one, in the order of the run file.
 pub fn compare(was: &RunFile, now: &RunFile) -> Vec<Difference> {
     let mut differences = Vec::new();
-    let handles = |file: &RunFile| {
-        file.plugin
-            .iter()
-            .map(|plugin| plugin.handle())
-            .collect::<Vec<_>>()
-            .join(", ")
+    let handles = |file: &RunFile| match file.plugin.as_slice() {
+        [] => "none".to_owned(),
+        plugins => {
+            let handles: Vec<String> = plugins.iter().map(|plugin| plugin.handle()).collect();
+            handles.join(", ")
+        }
     };
     let mut differ = |key: String, was: String, now: String, effect: Effect| {
         if was != now {
@@ -84,6 +84,11 @@ pub fn compare(was: &RunFile, now: &RunFile) -> Vec<Difference> {
         };
         let key = format!("{}.without", before.handle());
         differ(key, without(before), without(after), Effect::Incompatible);
+        let rate = |entry: &super::PluginEntry| {
+            (entry.lr).map_or_else(|| "train.lr".to_owned(), |rate| rate.to_string())
+        };
+        let key = format!("{}.lr", before.handle());
+        differ(key, rate(before), rate(after), Effect::Diverges);
         let mut settings: Vec<&String> = before
             .settings
             .keys()

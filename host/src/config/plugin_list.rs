@@ -68,6 +68,10 @@ impl Plugins {
                     .ok_or_else(|| wrong("plugin.without", SLOT_NAMES, shown(&value)))?,
                 None => Vec::new(),
             };
+            let lr = settings
+                .remove("lr")
+                .map(|value| rate(&value).ok_or_else(|| wrong("plugin.lr", RATE, shown(&value))))
+                .transpose()?;
             if is_path(&name) {
                 name = base.join(name).to_string_lossy().into_owned();
             }
@@ -75,14 +79,14 @@ impl Plugins {
                 name,
                 alias,
                 without,
+                lr,
                 settings,
             };
             check_name(&entry, &origin)?;
             let handle = entry.handle();
             self.origins.extend(
-                entry
-                    .settings
-                    .keys()
+                (entry.settings.keys().map(String::as_str))
+                    .chain(entry.lr.map(|_| "lr"))
                     .map(|key| (format!("{handle}.{key}"), origin.clone())),
             );
             self.entries.push(entry);
@@ -97,6 +101,7 @@ impl Plugins {
             name: argument.name.clone(),
             alias: argument.alias.clone(),
             without: Vec::new(),
+            lr: None,
             settings: Table::new(),
         };
         check_name(&entry, &Origin::Flag("--plugin"))?;
@@ -136,9 +141,18 @@ impl Plugins {
             instead: String::new(),
         };
         match key {
-            "name" | "as" => return Err(wrong("given by --plugin \"NAME as OTHER\"")),
+            "name" | "as" => return Err(wrong("given by --plugin NAME:OTHER")),
             "without" if text.is_empty() => entry.without.clear(),
             "without" => entry.without = slot_names(&value).ok_or_else(|| wrong(SLOT_NAMES))?,
+            "lr" if text.is_empty() => entry.lr = None,
+            "lr" => {
+                let number = text.parse().ok().map(Value::Float);
+                entry.lr = Some(
+                    number
+                        .and_then(|value| rate(&value))
+                        .ok_or_else(|| wrong(RATE))?,
+                );
+            }
             _ => put(
                 &mut entry.settings,
                 key,
@@ -204,6 +218,18 @@ fn put(table: &mut Table, key: &str, value: Option<Value>) {
     if !inner.is_empty() {
         table.insert(first.to_owned(), Value::Table(inner));
     }
+}
+
+const RATE: &str = "a number above 0";
+
+/// A learning rate.
+fn rate(value: &Value) -> Option<f64> {
+    let number = match value {
+        Value::Float(number) => *number,
+        Value::Integer(number) => *number as f64,
+        _ => return None,
+    };
+    (number > 0.0 && number.is_finite()).then_some(number)
 }
 
 const SLOT_NAMES: &str = "a slot's name or a list of them";

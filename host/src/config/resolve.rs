@@ -6,6 +6,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use crate::plugin::discover::parse_choice;
+
 use super::check::check_ranges;
 use super::error::Error;
 use super::layers::{Assignment, Layers, Origin, Origins, shown};
@@ -29,7 +31,7 @@ pub struct Overrides {
     pub sets: Vec<String>,
 }
 
-/// One `--plugin`: NAME, PATH, or either with ` as OTHER` after it.
+/// One `--plugin`: NAME, PATH, or either with `:OTHER` or ` as OTHER` after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginArgument {
     /// The plugin's name or path.
@@ -42,15 +44,10 @@ impl std::str::FromStr for PluginArgument {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(match text.split_once(" as ") {
-            Some((name, alias)) => Self {
-                name: name.trim().to_owned(),
-                alias: Some(alias.trim().to_owned()),
-            },
-            None => Self {
-                name: text.trim().to_owned(),
-                alias: None,
-            },
+        let (name, alias) = parse_choice(text);
+        Ok(Self {
+            name: name.to_owned(),
+            alias: alias.map(str::to_owned),
         })
     }
 }

@@ -217,7 +217,7 @@ impl Default for SampleSection {
 
 /// One `[[plugin]]`: a name or a path, and that plugin's own settings.
 ///
-/// `name`, `as` and `without` are the host's; no plugin can have settings of these names.
+/// `name`, `as`, `without` and `lr` are the host's; no plugin can have settings of these names.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PluginEntry {
     /// A plugin's name (`diff_tuning`), or the path of its file, relative to the run file.
@@ -228,6 +228,9 @@ pub struct PluginEntry {
     /// Slots that the plugin offers and this run leaves to others, by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub without: Vec<String>,
+    /// Peak learning rate of the parameters that the plugin brings. Absent: `train.lr`. Above 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
     /// The plugin's settings, checked against the schema it carries.
     #[serde(flatten)]
     pub settings: toml::Table,

@@ -244,9 +244,14 @@ pub fn name_of(path: &Path) -> Option<String> {
     Some(plain_name(name)).filter(|name| !name.is_empty())
 }
 
-/// `NAME` or `NAME as OTHER`, as the command line takes it.
+/// `NAME`, `NAME:OTHER` or `NAME as OTHER`, as the command line takes it; for a name, the path of a file.
 pub fn parse_choice(text: &str) -> (&str, Option<&str>) {
-    match text.split_once(" as ") {
+    let colon = || {
+        let parts = text.rsplit_once(':');
+        // The colon of `C:\plugins\lora.dll` belongs to the path.
+        parts.filter(|(name, alias)| !name.is_empty() && !alias.contains(['/', '\\']))
+    };
+    match text.split_once(" as ").or_else(colon) {
         Some((name, alias)) => (name.trim(), Some(alias.trim())),
         None => (text.trim(), None),
     }

@@ -11,6 +11,7 @@ use plugin_api::slots::CallDef;
 use plugin_api::{Error, Phase};
 use serde_json::{Map, Value};
 
+use super::crossing::Crossing;
 use super::failure::{Moment, PluginError};
 use super::load::Loaded;
 use super::services::{Caller, Context, Services, Speaking};
@@ -142,6 +143,9 @@ impl Foreign {
             .profiler
             .zip(slot)
             .map(|(profiler, slot)| profiler.hook(&self.name, slot.name()));
+        let _crossing = scene
+            .profiler
+            .map(|profiler| Crossing::start(|time| profiler.crossed(time)));
         let mut request = std::mem::ManuallyDrop::new(message.encode());
         let mut reply = Packet::new();
         let crossed = self.cross(scene, slot, |host, failure| {

@@ -8,6 +8,7 @@
 
 mod bag;
 pub mod compose;
+mod crossing;
 pub mod discover;
 pub mod failure;
 pub mod foreign;

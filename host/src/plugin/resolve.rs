@@ -25,7 +25,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// A plugin by `NAME` or `NAME as OTHER`, with default settings.
+    /// A plugin by `NAME`, `NAME:OTHER` or `NAME as OTHER`, with default settings.
     pub fn new(text: &str) -> Self {
         let (name, alias) = discover::parse_choice(text);
         Self {

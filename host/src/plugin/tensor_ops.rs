@@ -22,7 +22,7 @@ use plugin_api::abi::{
 use plugin_api::ops::Op;
 
 use self::args::Call;
-use super::handle;
+use super::{crossing, handle};
 
 /// The table every plugin gets; valid for the whole process.
 pub(super) fn table() -> TensorOpsRef {
@@ -166,13 +166,14 @@ unsafe extern "C" fn invoke(
         answer(out, failure, || {
             let args = &*args;
             let inputs = args.inputs().iter().map(|&raw| handle::peek(raw)).collect();
-            run(&Call {
+            let call = Call {
                 op,
                 inputs,
                 ints: args.ints(),
                 floats: args.floats(),
                 device: handle::device(args.device),
-            })
+            };
+            crossing::work(|| run(&call))
         })
     }
 }

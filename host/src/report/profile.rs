@@ -99,12 +99,20 @@ pub struct Profile {
     pub steps: u64,
     /// Every section that was entered: phases in step order, then hooks by plugin, then the rest.
     pub sections: Vec<SectionTime>,
+    /// What calls into plugins took beside the host's work for them, in all: messages, handles, the plugins' own code. It is in the hooks' sections too.
+    #[serde(default)]
+    pub boundary: Duration,
 }
 
 impl Profile {
     /// Milliseconds of all sections together.
     pub fn total_ms(&self) -> f64 {
         self.sections.iter().map(|section| section.total_ms()).sum()
+    }
+
+    /// Milliseconds a step that calls into plugins took beside the host's work for them.
+    pub fn boundary_ms(&self) -> f64 {
+        self.boundary.as_secs_f64() * 1e3 / self.steps.max(1) as f64
     }
 
     /// Milliseconds a step that `section` took on average.
@@ -142,6 +150,17 @@ struct State {
     total: BTreeMap<Section, (u64, Duration)>,
     /// Of the step that goes on: entries and time.
     step: BTreeMap<Section, (u64, Duration)>,
+    /// Of all finished steps, and of the step that goes on.
+    boundary: (Duration, Duration),
+}
+
+/// The times of one finished step.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StepTimes {
+    /// Milliseconds by section name.
+    pub parts: BTreeMap<String, f64>,
+    /// Milliseconds that calls into plugins took beside the host's work for them; none without such calls. The hooks' parts include them.
+    pub boundary: Option<f64>,
 }
 
 thread_local! {
@@ -154,6 +173,7 @@ impl Profiler {
     pub fn resume(&self, profile: &Profile) {
         let mut state = self.lock();
         state.steps += profile.steps;
+        state.boundary.0 += profile.boundary;
         for earlier in &profile.sections {
             let total = state.total.entry(earlier.section.clone()).or_default();
             total.0 += earlier.calls;
@@ -179,12 +199,20 @@ impl Profiler {
     ///
     /// What hooks took since the last step (preparing, sampling) is no part of a step, and is forgotten.
     pub fn step(&self) -> Scope<'_> {
-        self.lock().step.clear();
+        let mut state = self.lock();
+        state.step.clear();
+        state.boundary.1 = Duration::ZERO;
+        drop(state);
         self.scope(Section::Other)
     }
 
-    /// Counts the step and returns its milliseconds by section name, for the step's metrics as `time/<name>`.
-    pub fn finish_step(&self) -> BTreeMap<String, f64> {
+    /// Adds what a call into a plugin took beside the host's work for it.
+    pub fn crossed(&self, time: Duration) {
+        self.lock().boundary.1 += time;
+    }
+
+    /// Counts the step and returns its times, for the step's metrics as `time/<name>`.
+    pub fn finish_step(&self) -> StepTimes {
         let mut state = self.lock();
         state.steps += 1;
         let step = std::mem::take(&mut state.step);
@@ -195,7 +223,12 @@ impl Profiler {
             total.0 += calls;
             total.1 += time;
         }
-        named
+        let boundary = std::mem::take(&mut state.boundary.1);
+        state.boundary.0 += boundary;
+        StepTimes {
+            parts: named,
+            boundary: (!boundary.is_zero()).then(|| boundary.as_secs_f64() * 1e3),
+        }
     }
 
     /// The times of all finished steps.
@@ -212,6 +245,7 @@ impl Profiler {
         Profile {
             steps: state.steps,
             sections: sections.collect(),
+            boundary: state.boundary.0,
         }
     }
 

@@ -58,6 +58,8 @@ pub struct Checkpoint {
     pub ema: BTreeMap<String, Tensor>,
     /// Where the time of all steps so far went; empty in a checkpoint that does not say.
     pub profile: Profile,
+    /// Not saved: whether what does not fit the run is left out, with a warning, instead of refused.
+    pub lenient: bool,
 }
 
 impl State {
@@ -121,6 +123,7 @@ impl Checkpoint {
                 BTreeMap::new()
             },
             profile: read_profile(&dir.join(PROFILE))?,
+            lenient: false,
         })
     }
 }
@@ -282,6 +285,7 @@ mod tests {
                 steps: step,
                 ..Profile::default()
             },
+            lenient: false,
         }
     }
 

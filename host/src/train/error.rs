@@ -84,7 +84,7 @@ pub enum Error {
         saved: Vec<u64>,
     },
     /// `--resume` with settings that would make another run of it.
-    #[error("cannot resume `{}` with other settings: {differences}; use the settings of the first run, or start a new one with --out", path.display())]
+    #[error("cannot resume `{}` with other settings: {differences}; use the settings of the first run, start a new one with --out, or go on all the same with --force", path.display())]
     SettingsDiffer {
         /// The run folder.
         path: PathBuf,

@@ -53,7 +53,15 @@ impl Feed {
         workers: usize,
         resumed: Option<&Checkpoint>,
     ) -> Result<Self, Error> {
-        let place = resumed.map_or_else(LoaderState::default, |checkpoint| checkpoint.state.loader);
+        let mut place =
+            resumed.map_or_else(LoaderState::default, |checkpoint| checkpoint.state.loader);
+        let lenient = resumed.is_some_and(|checkpoint| checkpoint.lenient);
+        if lenient && place.position > dataset.len() {
+            tracing::warn!(
+                "the data have fewer items than the checkpoint had seen, so they begin anew"
+            );
+            place = LoaderState::default();
+        }
         let loader = Loader::new(dataset, place, settings.seed, settings.batch_size, workers)?;
         Ok(Self::Data(Box::new(loader)))
     }

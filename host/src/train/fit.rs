@@ -128,9 +128,10 @@ impl Trainer {
         metrics.step_ms = seconds * 1e3;
         metrics.samples_per_s = samples / seconds;
         let times = session.profiler.finish_step();
+        let parts = times.parts.into_iter();
         metrics.named.extend(
-            times
-                .into_iter()
+            parts
+                .chain(times.boundary.map(|time| ("boundary".to_owned(), time)))
                 .map(|(name, time)| (format!("time/{name}"), time)),
         );
         Ok(metrics)

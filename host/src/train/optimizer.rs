@@ -1,48 +1,64 @@
-//! The optimizer of a run: AdamW over two groups, of which one decays.
+//! The optimizer of a run: AdamW over groups of parameters that share a learning rate and whether they decay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 
 use crate::config::TrainSection;
-use crate::ops::optim::{AdamW, AdamWConfig};
+use crate::ops::optim::{AdamW, AdamWConfig, Averages};
 
-use super::Parameters;
+use super::{Owner, Parameters};
 
 /// AdamW over all parameters of a run; weight decay for those that want it.
-pub(super) struct Optimizer {
-    decayed: AdamW,
-    plain: AdamW,
+pub(super) struct Optimizer(Vec<Group>);
+
+struct Group {
+    adamw: AdamW,
+    /// The group's learning rate as a multiple of the run's.
+    rate: f64,
 }
 
 impl Optimizer {
-    /// Before the first step.
+    /// Before the first step. `rates` are the peak learning rates of plugins that have their own.
     ///
     /// # Errors
     /// Parameters that are not f32.
-    pub(super) fn new(parameters: &Parameters, settings: &TrainSection) -> Result<Self> {
-        let group = |decay: bool| {
-            let of_group = parameters
-                .iter()
-                .filter(|parameter| parameter.decay == decay);
-            let named: Vec<(String, Var)> = of_group
-                .map(|parameter| (parameter.name.clone(), parameter.var.clone()))
-                .collect();
+    pub(super) fn new(
+        parameters: &Parameters,
+        settings: &TrainSection,
+        rates: &BTreeMap<String, f64>,
+    ) -> Result<Self> {
+        let own = |owner: &Owner| match owner {
+            Owner::Plugin(plugin) => rates.get(plugin).copied(),
+            _ => None,
+        };
+        let mut groups: Vec<(bool, f64, Vec<(String, Var)>)> = Vec::new();
+        for parameter in parameters.iter() {
+            let lr = own(&parameter.owner).unwrap_or(settings.lr);
+            let named = (parameter.name.clone(), parameter.var.clone());
+            match (groups.iter_mut())
+                .find(|(decay, rate, _)| (*decay, *rate) == (parameter.decay, lr))
+            {
+                Some((_, _, members)) => members.push(named),
+                None => groups.push((parameter.decay, lr, vec![named])),
+            }
+        }
+        let groups = groups.into_iter().map(|(decay, lr, members)| {
             let config = AdamWConfig {
-                lr: settings.lr,
+                lr,
                 betas: (settings.betas[0], settings.betas[1]),
                 eps: settings.eps,
                 weight_decay: if decay { settings.weight_decay } else { 0.0 },
             };
-            AdamW::new(named, config)
-        };
-        Ok(Self {
-            decayed: group(true)?,
-            plain: group(false)?,
-        })
+            Ok(Group {
+                adamw: AdamW::new(members, config)?,
+                rate: lr / settings.lr,
+            })
+        });
+        Ok(Self(groups.collect::<Result<_>>()?))
     }
 
-    /// Moves every parameter that has a gradient; `scale` multiplies all gradients.
+    /// Moves every parameter that has a gradient, and all averages; `lr` is the run's learning rate of this step, `scale` multiplies all gradients.
     ///
     /// # Errors
     /// A gradient of another shape than its parameter.
@@ -51,10 +67,18 @@ impl Optimizer {
         lr: f64,
         gradients: &BTreeMap<String, Tensor>,
         scale: f64,
+        averages: Option<Averages<'_>>,
     ) -> Result<()> {
-        for group in [&mut self.decayed, &mut self.plain] {
-            group.config.lr = lr;
-            group.step(|name, _| gradients.get(name), scale)?;
+        let mut averages = averages;
+        for Group { adamw, rate } in &mut self.0 {
+            adamw.config.lr = lr * *rate;
+            let averages = averages
+                .as_mut()
+                .map(|Averages { values, decay }| Averages {
+                    values,
+                    decay: *decay,
+                });
+            adamw.step(|name, _| gradients.get(name), scale, averages)?;
         }
         Ok(())
     }
@@ -64,30 +88,54 @@ impl Optimizer {
     /// # Errors
     /// A device that fails.
     pub(super) fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut state = self.decayed.state()?;
-        state.extend(self.plain.state()?);
+        let mut state = BTreeMap::new();
+        for group in &self.0 {
+            state.extend(group.adamw.state()?);
+        }
         Ok(state)
     }
 
-    /// Continues from a saved [`Optimizer::state`].
+    /// Continues from a saved [`Optimizer::state`]. Where `lenient`, parameters whose moments it lacks, or has in another shape, begin as new ones.
     ///
     /// # Errors
     /// A state of other parameters.
-    pub(super) fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        for group in [&mut self.decayed, &mut self.plain] {
-            let names: std::collections::BTreeSet<&str> =
-                group.parameters().map(|(name, _)| name).collect();
+    pub(super) fn load_state(
+        &mut self,
+        saved: &BTreeMap<String, Tensor>,
+        lenient: bool,
+    ) -> Result<()> {
+        for Group { adamw, .. } in &mut self.0 {
+            let names: BTreeSet<&str> = adamw.parameters().map(|(name, _)| name).collect();
             let own = |key: &str| {
                 key.rsplit_once('.')
                     .is_some_and(|(name, _)| names.contains(name))
             };
-            let state = state
+            let mut state: BTreeMap<String, Tensor> = saved
                 .iter()
                 .filter(|(key, _)| own(key))
                 .map(|(key, tensor)| (key.clone(), tensor.clone()))
                 .collect();
-            group.load_state(&state)?;
+            if lenient {
+                for (name, var) in adamw.parameters() {
+                    begin_anew(&mut state, name, var)?;
+                }
+            }
+            adamw.load_state(&state)?;
         }
         Ok(())
     }
+}
+
+/// Puts the moments of a parameter before its first step where the saved ones are missing or of another shape.
+fn begin_anew(state: &mut BTreeMap<String, Tensor>, name: &str, var: &Var) -> Result<()> {
+    let moments = ["exp_avg", "exp_avg_sq"].map(|moment| format!("{name}.{moment}"));
+    let fits = |key: &String| (state.get(key)).is_some_and(|saved| saved.dims() == var.dims());
+    if moments.iter().all(fits) {
+        return Ok(());
+    }
+    for key in moments {
+        state.insert(key, Tensor::zeros(var.dims(), DType::F32, &Device::Cpu)?);
+    }
+    state.insert(format!("{name}.step"), Tensor::new(0i64, &Device::Cpu)?);
+    Ok(())
 }

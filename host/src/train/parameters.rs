@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Tensor, Var};
 
 use crate::backbone::Overlay;
-use crate::ops::optim::follow;
+use crate::ops::optim::Averages;
 
 use super::Error;
 
@@ -39,14 +39,18 @@ pub struct Parameters {
     list: Vec<Parameter>,
     /// Values read from a checkpoint that wait for their parameter to be created.
     saved: BTreeMap<String, Tensor>,
+    /// Whether a saved value that fits no parameter is left out instead of refused.
+    lenient: bool,
 }
 
 impl Parameters {
-    /// No parameters yet; `saved` holds the values they take when they are created (from a checkpoint), by name.
-    pub fn new(saved: BTreeMap<String, Tensor>) -> Self {
+    /// No parameters yet; `saved` holds the values they take when they are created (from a checkpoint), by name. Where `lenient`, values
+    /// that fit no parameter are left out with a warning.
+    pub fn saved(saved: BTreeMap<String, Tensor>, lenient: bool) -> Self {
         Self {
             list: Vec::new(),
             saved,
+            lenient,
         }
     }
 
@@ -65,6 +69,14 @@ impl Parameters {
             return Err(Error::ParameterTaken { name });
         }
         let value = match self.saved.remove(&name) {
+            Some(saved) if saved.dims() != value.dims() && self.lenient => {
+                tracing::warn!(
+                    "`{name}` has shape {:?} in the checkpoint and {:?} in this run, so it starts anew",
+                    saved.dims(),
+                    value.dims()
+                );
+                value.clone()
+            }
             Some(saved) if saved.dims() != value.dims() => {
                 return Err(Error::SavedShape {
                     name,
@@ -138,6 +150,13 @@ impl Parameters {
     /// [`Error::Unclaimed`] with one of the names left over.
     pub fn refuse_unclaimed(&self) -> Result<(), Error> {
         match self.saved.keys().next() {
+            Some(first) if self.lenient => {
+                tracing::warn!(
+                    "the checkpoint holds {} parameters that this run does not create, `{first}` among them; they are left out",
+                    self.saved.len()
+                );
+                Ok(())
+            }
             Some(first) => Err(Error::Unclaimed {
                 count: self.saved.len(),
                 first: first.clone(),
@@ -164,7 +183,8 @@ impl Ema {
     ) -> Result<Self, Error> {
         let mut averages = BTreeMap::new();
         for parameter in parameters.iter() {
-            let value = match saved.remove(&parameter.name) {
+            let saved = saved.remove(&parameter.name);
+            let value = match saved.filter(|saved| saved.dims() == parameter.var.dims()) {
                 // A copy: averages move in place.
                 Some(saved) => saved.copy()?,
                 None => parameter.var.as_detached_tensor().copy()?,
@@ -174,18 +194,13 @@ impl Ema {
         Ok(Self { decay, averages })
     }
 
-    /// Follows the parameters after step `step`, counted from 1.
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn update(&mut self, parameters: &Parameters, step: u64) -> Result<(), Error> {
+    /// What step `step` of the optimizer, counted from 1, moves along with the parameters.
+    pub fn at(&mut self, step: u64) -> Averages<'_> {
         let decay = self.decay_at(step);
-        for parameter in parameters.iter() {
-            if let Some(average) = self.averages.get_mut(&parameter.name) {
-                follow(average, &parameter.var.as_detached_tensor(), decay)?;
-            }
+        Averages {
+            values: &mut self.averages,
+            decay,
         }
-        Ok(())
     }
 
     /// The share of the old average that step `step` keeps, counted from 1; the first keeps nothing.
@@ -196,7 +211,7 @@ impl Ema {
         }
     }
 
-    /// The averages by parameter name; their memory changes with the next [`Ema::update`].
+    /// The averages by parameter name; their memory changes with the optimizer's next step.
     pub fn values(&self) -> &BTreeMap<String, Tensor> {
         &self.averages
     }
@@ -245,6 +260,7 @@ impl<'a> Swapped<'a> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::ops::optim::{AdamW, AdamWConfig};
     use candle_core::Device;
 
     const NAME: &str = "w";
@@ -267,6 +283,17 @@ mod tests {
         parameter.var.set(&tensor(values)).unwrap();
     }
 
+    /// A step of the optimizer in which no parameter has a gradient.
+    fn follow_step(ema: &mut Ema, parameters: &Parameters, step: u64) {
+        let named = (parameters.iter())
+            .map(|parameter| (parameter.name.clone(), parameter.var.clone()))
+            .collect();
+        let mut optimizer = AdamW::new(named, AdamWConfig::default()).unwrap();
+        optimizer
+            .step(|_, _| None, 1.0, Some(ema.at(step)))
+            .unwrap();
+    }
+
     fn bits(tensor: &Tensor) -> Vec<u32> {
         let values = tensor.to_vec1::<f32>().unwrap();
         values.into_iter().map(f32::to_bits).collect()
@@ -281,7 +308,7 @@ mod tests {
         for (step, kept) in kept.into_iter().enumerate() {
             let value = [0.1 + step as f32, -2.5 * step as f32];
             set(&parameters, value);
-            ema.update(&parameters, step as u64 + 1).unwrap();
+            follow_step(&mut ema, &parameters, step as u64 + 1);
             for (expected, value) in expected.iter_mut().zip(value) {
                 *expected = *expected * kept + f64::from(value) * (1.0 - kept);
             }
@@ -299,11 +326,11 @@ mod tests {
     fn a_saved_average_goes_on_bit_for_bit() {
         let parameters = parameters([0.3, 0.7]);
         let mut whole = Ema::new(0.99, &parameters, BTreeMap::new()).unwrap();
-        whole.update(&parameters, 1).unwrap();
+        follow_step(&mut whole, &parameters, 1);
         set(&parameters, [1.1, -0.2]);
         let mut resumed = Ema::new(0.99, &parameters, whole.values().clone()).unwrap();
-        whole.update(&parameters, 2).unwrap();
-        resumed.update(&parameters, 2).unwrap();
+        follow_step(&mut whole, &parameters, 2);
+        follow_step(&mut resumed, &parameters, 2);
         assert_eq!(bits(&whole.values()[NAME]), bits(&resumed.values()[NAME]));
     }
 
@@ -337,7 +364,7 @@ mod tests {
     #[test]
     fn a_parameter_starts_at_its_saved_value_once() {
         let saved = BTreeMap::from([(NAME.to_owned(), tensor([7.0, 8.0]))]);
-        let mut parameters = Parameters::new(saved);
+        let mut parameters = Parameters::saved(saved, false);
         assert!(parameters.refuse_unclaimed().is_err());
         let start = tensor([0.0, 0.0]);
         let add = |parameters: &mut Parameters| {

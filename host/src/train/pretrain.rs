@@ -82,14 +82,13 @@ pub fn pretrain(
         dataset_len: dataset.len(),
         classes: dataset.classes().to_vec(),
         plugins: Vec::new(),
+        rates: std::collections::BTreeMap::new(),
         folder: Some(run.to_path_buf()),
     };
-    let parameters = Parameters::new(
-        resumed
-            .as_ref()
-            .map(|checkpoint| checkpoint.parameters.clone())
-            .unwrap_or_default(),
-    );
+    let parameters = resumed
+        .as_ref()
+        .map(|checkpoint| Parameters::saved(checkpoint.parameters.clone(), false))
+        .unwrap_or_default();
     let streams = Streams::new(recipe.train.seed);
     let model = Pretrained {
         backbone,

@@ -1,5 +1,6 @@
 //! A whole run: from a checked configuration to a run folder worth looking at.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub struct Job {
     pub plan: plugins::Resolved,
     /// What to do with a run folder that exists.
     pub existing: Existing,
+    /// Whether a run that is continued may leave out saved state that does not fit.
+    pub force: bool,
     /// The command line, for the report.
     pub command: String,
 }
@@ -79,6 +82,10 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
             newest
                 .map(|step| Checkpoint::load(&checkpoint::folder(folder, step), &device))
                 .transpose()?
+                .map(|checkpoint| Checkpoint {
+                    lenient: job.force,
+                    ..checkpoint
+                })
         }
         _ => None,
     };
@@ -228,7 +235,8 @@ fn session(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Rc<Session> {
-    let train = &job.resolved.config.train;
+    let config = &job.resolved.config;
+    let train = &config.train;
     let facts = Facts {
         seed: train.seed,
         steps: train.steps,
@@ -243,20 +251,30 @@ fn session(
             .iter()
             .map(|member| member.id.clone())
             .collect(),
+        rates: rates(config, &job.plan),
         folder: Some(job.resolved.out().to_path_buf()),
     };
-    let saved = resumed
-        .map(|checkpoint| checkpoint.parameters.clone())
-        .unwrap_or_default();
+    let parameters = match resumed {
+        Some(saved) => Parameters::saved(saved.parameters.clone(), saved.lenient),
+        None => Parameters::default(),
+    };
     let streams = Streams::new(train.seed);
     Rc::new(Session::new(
         model,
         facts,
-        Parameters::new(saved),
+        parameters,
         streams,
         progress.clone(),
         cancel.clone(),
     ))
+}
+
+/// The learning rates of the plugins that have one of their own, by their names in the run.
+pub(super) fn rates(config: &RunFile, plan: &plugins::Resolved) -> BTreeMap<String, f64> {
+    let members = plan.composition.plugins.iter();
+    members
+        .filter_map(|member| Some((member.name.clone(), config.plugin.get(member.chosen)?.lr?)))
+        .collect()
 }
 
 /// The dataset that a configuration names, at its size or else the backbone's.

@@ -41,6 +41,8 @@ pub struct Facts {
     pub classes: Vec<String>,
     /// Ids of all plugins, in their order.
     pub plugins: Vec<String>,
+    /// Peak learning rates of the plugins that have one of their own, by their names in this run.
+    pub rates: BTreeMap<String, f64>,
     /// The run folder; none when nothing is to be written.
     pub folder: Option<PathBuf>,
 }

@@ -15,7 +15,7 @@ use crate::report::{Phase as Time, StepMetrics};
 
 use super::objective::masked_mse;
 use super::replay::TrainingReplay;
-use super::{Error, Parameters, Start, Trainer};
+use super::{Error, Owner, Parameters, Start, Trainer};
 
 /// One forward pass, from a batch to its loss.
 struct Forward {
@@ -68,18 +68,16 @@ impl Trainer {
         let lr = self.rate.at(self.done as usize);
         let norm = {
             let _time = session.profiler.phase(Time::Optimizer);
-            let norm = grad_norm(gradients.values())? / accumulation as f64;
+            let norm = self.gradient_norm(&gradients)?;
             self.refuse_non_finite("gradient norm", norm)?;
             let clip = if self.settings.clip > 0.0 {
                 clip_scale(norm, self.settings.clip)
             } else {
                 1.0
             };
+            let averages = self.ema.as_mut().map(|ema| ema.at(self.done + 1));
             self.optimizer
-                .step(lr, &gradients, clip / accumulation as f64)?;
-            if let Some(ema) = &mut self.ema {
-                ema.update(&session.parameters.borrow(), self.done + 1)?;
-            }
+                .step(lr, &gradients, clip / accumulation as f64, averages)?;
             norm
         };
 
@@ -316,17 +314,45 @@ impl Trainer {
             .weighting
             .map(|weighting| process.weights(weighting, at.timesteps))
             .transpose()?;
-        let theirs = stack.loss_weight(
-            &scene,
-            at.batch,
-            at.timesteps,
-            loss,
-            process.num_train_timesteps(),
-        )?;
-        Ok(match (ours, theirs) {
-            (Some(ours), Some(theirs)) => Some((ours * theirs)?),
-            (ours, theirs) => ours.or(theirs),
-        })
+        let mut product = ours;
+        let steps = process.num_train_timesteps();
+        for (plugin, weight) in stack.loss_weight(&scene, at.batch, at.timesteps, loss, steps)? {
+            let mean = f64::from(weight.mean_all()?.to_scalar::<f32>()?);
+            let name = format!("plugin/{plugin}/loss_weight");
+            self.session.metrics.borrow_mut().insert(name, mean);
+            product = Some(match product {
+                Some(others) => (others * weight)?,
+                None => weight,
+            });
+        }
+        Ok(product)
+    }
+
+    /// The norm of the whole gradient; with plugins that train something, that of each owner's part becomes a metric.
+    fn gradient_norm(&self, gradients: &BTreeMap<String, Tensor>) -> Result<f64, Error> {
+        let session = &self.session;
+        let mut parts: BTreeMap<&Owner, Vec<&Tensor>> = BTreeMap::new();
+        let parameters = session.parameters.borrow();
+        for parameter in parameters.iter() {
+            if let Some(gradient) = gradients.get(&parameter.name) {
+                parts.entry(&parameter.owner).or_default().push(gradient);
+            }
+        }
+        let mut metrics = session.metrics.borrow_mut();
+        let mut squares = 0.0;
+        let alone = parts.keys().all(|owner| **owner == Owner::Backbone);
+        for (owner, gradients) in parts {
+            let norm = grad_norm(gradients)? / self.settings.accumulation as f64;
+            squares += norm * norm;
+            let name = match owner {
+                _ if alone => continue,
+                Owner::Backbone => "backbone/grad_norm".to_owned(),
+                Owner::Scale => "scales/grad_norm".to_owned(),
+                Owner::Plugin(plugin) => format!("plugin/{plugin}/grad_norm"),
+            };
+            metrics.insert(name, norm);
+        }
+        Ok(squares.sqrt())
     }
 
     fn refuse_non_finite(&self, what: &'static str, value: f64) -> Result<(), Error> {

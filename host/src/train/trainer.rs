@@ -61,7 +61,7 @@ impl Trainer {
             if parameters.is_empty() {
                 return Err(Error::NothingTrains);
             }
-            optimizer = Optimizer::new(&parameters, &settings)?;
+            optimizer = Optimizer::new(&parameters, &settings, &session.facts.rates)?;
             let averages = resumed
                 .map(|checkpoint| checkpoint.ema.clone())
                 .unwrap_or_default();
@@ -73,8 +73,9 @@ impl Trainer {
         let mut position = (State::new(0, LoaderState::default()), Vec::new());
         if let Some(checkpoint) = resumed {
             session.profiler.resume(&checkpoint.profile);
-            optimizer.load_state(&checkpoint.moments)?;
-            stack.load_state(&session.scene(done, Phase::CHECKPOINT), &checkpoint.plugins)?;
+            optimizer.load_state(&checkpoint.moments, checkpoint.lenient)?;
+            let scene = session.scene(done, Phase::CHECKPOINT);
+            stack.load_state(&scene, &checkpoint.plugins, checkpoint.lenient)?;
             // Preparing may have drawn numbers, as it did in the first session; the checkpoint knows what came after that.
             session
                 .streams
@@ -174,6 +175,7 @@ impl Trainer {
                 .map(|ema| ema.values().clone())
                 .unwrap_or_default(),
             profile: self.session.profiler.profile(),
+            lenient: false,
         };
         checkpoint.save(run)
     }

@@ -80,6 +80,8 @@ fn lora_begins_at_the_loss_of_the_backbone_and_then_leaves_it() {
         hook > 0.0 && lora["parts_ms"]["lora.layer"].as_f64().unwrap() == hook,
         "{lora}"
     );
+    let boundary = lora["boundary_ms"].as_f64().unwrap();
+    assert!(boundary > 0.0 && boundary < hook, "{boundary} of {hook}");
 
     let both = measured(&lab, "--plugin lora --full");
     assert_eq!(both["mode"], "full+lora");

@@ -128,3 +128,32 @@ fn targets_without_a_match_end_the_run_before_its_first_step_and_name_near_paths
     lab.host("plan --plugin lora --set lora.rank=0")
         .refused(2, &["rank"]);
 }
+
+#[test]
+fn two_uses_of_the_plugin_have_their_own_settings_learning_rates_and_files() {
+    let lab = Lab::new();
+    lab.train(
+        "--plugin lora:style --plugin lora:subject --set style.rank=2 --set subject.rank=3 --set subject.lr=0.01 --lr 0.001 \
+         --steps 1 --set train.warmup_steps=0 --set train.ema_decay=0 --set train.clip=0 --set sample.count=0 --out run",
+    )
+    .done();
+    let step = &lab.metrics("run")[0];
+    let [style, subject] =
+        ["style", "subject"].map(|name| step[&format!("plugin/{name}/grad_norm")]);
+    assert!(style > 0.0 && subject > 0.0 && style != subject);
+    let whole = (style * style + subject * subject).sqrt();
+    assert!((whole - step["grad_norm"]).abs() < 1e-9 * whole);
+
+    // AdamW's first step moves a weight by the learning rate, whatever its gradient.
+    for (name, rank, lr) in [("style", 2, 0.001), ("subject", 3, 0.01)] {
+        let file = format!("adapter/{name}/pytorch_lora_weights.safetensors");
+        let weights = tensors(&lab.path("run").join(file));
+        let b = &weights["transformer.transformer_blocks.0.attn1.to_q.lora_B.weight"];
+        assert_eq!(b.dims(), [32, rank]);
+        let moved: Vec<f32> = values(b).iter().map(|value| value.abs()).collect();
+        let largest = moved.iter().copied().fold(0.0, f32::max);
+        assert!((largest - lr).abs() < 0.02 * lr, "{largest} for {lr}");
+    }
+    lab.train("--plugin lora --set lora.lr=0 --out other")
+        .refused(2, &["lora.lr must be a number above 0", "--set"]);
+}

@@ -169,6 +169,52 @@ fn ctrl_c_saves_tells_how_to_go_on_and_going_on_equals_the_uninterrupted_run() {
 }
 
 #[test]
+fn forced_a_run_goes_on_with_other_plugins_and_settings_and_says_what_became_of_each() {
+    let lab = Lab::new();
+    let settings = "--set train.seed=3 --set sample.count=0 --set train.ema_decay=0.9 --out run";
+    lab.train(&format!(
+        "--plugin lora --set lora.rank=2 --steps 2 {settings}"
+    ))
+    .done();
+    let changed = "run --resume --out run --set lora.rank=4 --plugin diff_tuning --set diff_tuning.mode=weighting --steps 4";
+    lab.host(changed).refused(
+        2,
+        &[
+            "lora.rank was 2 and is now 4",
+            "plugin was lora and is now lora, diff_tuning",
+            "--force",
+        ],
+    );
+    let run = lab.host(&format!("{changed} --force")).done();
+    for told in [
+        "lora.rank was 2 and is now 4",
+        "plugin was lora and is now lora, diff_tuning",
+        "has shape [2, 32] in the checkpoint and [4, 32] in this run, so it starts anew",
+    ] {
+        assert!(run.stderr.contains(told), "{told:?} not in {}", run.told());
+    }
+    assert_eq!(lab.metrics("run").len(), 4);
+
+    // Back without lora: what it trained is named as left out, and full fine-tuning begins at the pretrained weights.
+    std::fs::write(
+        lab.path("plain.toml"),
+        "[train]\nseed = 3\n[sample]\ncount = 0\n",
+    )
+    .unwrap();
+    let run = lab
+        .host("run --resume --force --config plain.toml --out run --backbone tiny --data pictures --batch-size 2 --steps 5")
+        .done();
+    assert!(
+        run.stderr
+            .contains("parameters that this run does not create"),
+        "{}",
+        run.told()
+    );
+    lab.host("run --force --out other")
+        .refused(2, &["--resume"]);
+}
+
+#[test]
 fn resuming_keeps_the_settings_of_the_run_and_refuses_others() {
     let lab = Lab::new();
     lab.train("--steps 2 --set train.seed=3 --set sample.count=0 --out run")

@@ -1,4 +1,5 @@
-//! AdamW (Loshchilov and Hutter 2019) with PyTorch's arithmetic, in place, one pass, with moments that can be saved.
+//! AdamW (Loshchilov and Hutter 2019) with PyTorch's arithmetic, in place, one pass, with moments that can be saved. Averages of the parameters follow in
+//! the same pass.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -6,6 +7,7 @@ use std::collections::BTreeMap;
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor, Var};
 use rayon::prelude::*;
 
+use super::average::{Averages, follow, mix, with_memory};
 use crate::ops::elementwise::CHUNK;
 use crate::ops::function::{Input, fast, tensor};
 use crate::ops::simd::multiversion;
@@ -91,18 +93,36 @@ impl AdamW {
     }
 
     /// Takes a step. `gradient` returns that of each parameter, or none to leave the parameter and its moments as they are;
-    /// `scale` multiplies every gradient (clipping, accumulation).
+    /// `scale` multiplies every gradient (clipping, accumulation); `averages` of the parameters' names follow them.
     ///
     /// # Errors
-    /// If a gradient has another shape than its parameter. Parameters before that one have taken the step.
+    /// If a gradient or an average has another shape than its parameter. Parameters before that one have taken the step.
     pub fn step<'a>(
         &mut self,
         gradient: impl Fn(&str, &Var) -> Option<&'a Tensor>,
         scale: f64,
+        mut averages: Option<Averages<'_>>,
     ) -> Result<()> {
         for parameter in &mut self.parameters {
-            if let Some(grad) = gradient(&parameter.name, &parameter.var) {
-                parameter.step(&self.config, grad, scale)?;
+            let grad = gradient(&parameter.name, &parameter.var);
+            let average = averages.as_mut().and_then(|averages| {
+                Some((averages.values.get_mut(&parameter.name)?, averages.decay))
+            });
+            match (grad, average) {
+                (None, None) => {}
+                (None, Some((average, decay))) => {
+                    follow(average, &parameter.var.as_detached_tensor(), decay)?;
+                }
+                (Some(grad), None) => parameter.step(&self.config, grad, scale, None)?,
+                (Some(grad), Some((average, decay))) if parameter.lies_like(average) => {
+                    with_memory(average, |average| {
+                        parameter.step(&self.config, grad, scale, Some((average, decay)))
+                    })?;
+                }
+                (Some(grad), Some((average, decay))) => {
+                    parameter.step(&self.config, grad, scale, None)?;
+                    follow(average, &parameter.var.as_detached_tensor(), decay)?;
+                }
             }
         }
         Ok(())
@@ -221,7 +241,19 @@ impl Moments {
 }
 
 impl Parameter {
-    fn step(&mut self, config: &AdamWConfig, grad: &Tensor, scale: f64) -> Result<()> {
+    /// Whether an average can be moved in the parameter's own pass.
+    fn lies_like(&self, average: &Tensor) -> bool {
+        fast(&[average, &self.var]) && average.is_contiguous() && average.dims() == self.var.dims()
+    }
+
+    /// One step; an average's memory and the share it keeps, for parameters whose moments are slices, come along.
+    fn step(
+        &mut self,
+        config: &AdamWConfig,
+        grad: &Tensor,
+        scale: f64,
+        average: Option<(&mut [f32], f64)>,
+    ) -> Result<()> {
         if grad.shape() != self.var.shape() {
             let (name, var, grad) = (&self.name, self.var.dims(), grad.dims());
             candle_core::bail!(
@@ -243,8 +275,12 @@ impl Parameter {
         match &mut self.moments {
             Moments::Slices { first, second } => {
                 let grad = grad.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-                let moments = RefCell::new((first.as_mut_slice(), second.as_mut_slice()));
-                self.var.inplace_op2(&grad, &Update { factors, moments })
+                let memory = RefCell::new(Memory {
+                    first,
+                    second,
+                    average,
+                });
+                self.var.inplace_op2(&grad, &Update { factors, memory })
             }
             Moments::Tensors { first, second } => {
                 let dtype = wide(self.var.dtype());
@@ -278,7 +314,15 @@ struct Factors {
 /// The in-place pass over a parameter.
 struct Update<'a> {
     factors: Factors,
-    moments: RefCell<(&'a mut [f32], &'a mut [f32])>,
+    memory: RefCell<Memory<'a>>,
+}
+
+/// What moves with the parameter.
+struct Memory<'a> {
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+    /// The average, and the share of it that stays.
+    average: Option<(&'a mut [f32], f64)>,
 }
 
 impl InplaceOp2 for Update<'_> {
@@ -297,18 +341,33 @@ impl InplaceOp2 for Update<'_> {
             candle_core::bail!("adamw: the parameter is not f32 and row-major");
         };
         let grad = Input::new(grad, grad_layout)?.contiguous();
-        let mut moments = self.moments.borrow_mut();
-        let (first, second) = &mut *moments;
+        let mut memory = self.memory.borrow_mut();
+        let Memory {
+            first,
+            second,
+            average,
+        } = &mut *memory;
         let factors = &self.factors;
-        var[start..end]
+        let chunks = var[start..end]
             .par_chunks_mut(CHUNK)
             .zip(grad.par_chunks(CHUNK))
             .zip(
                 first
                     .par_chunks_mut(CHUNK)
                     .zip(second.par_chunks_mut(CHUNK)),
-            )
-            .for_each(|((var, grad), (first, second))| update(var, grad, first, second, factors));
+            );
+        match average {
+            None => chunks.for_each(|((var, grad), (first, second))| {
+                update(var, grad, first, second, factors);
+            }),
+            // A chunk's new values are still in the cache when its average follows them.
+            Some((average, decay)) => chunks.zip(average.par_chunks_mut(CHUNK)).for_each(
+                |(((var, grad), (first, second)), average)| {
+                    update(var, grad, first, second, factors);
+                    mix(average, var, *decay as f32, (1.0 - *decay) as f32);
+                },
+            ),
+        }
         Ok(())
     }
 }
@@ -359,7 +418,7 @@ mod tests {
         let target = random("target", var.dtype());
         for _ in 0..steps {
             let grad = (var.as_detached_tensor() - &target).unwrap();
-            optimiser.step(|_, _| Some(&grad), 0.7).unwrap();
+            optimiser.step(|_, _| Some(&grad), 0.7, None).unwrap();
         }
     }
 
@@ -410,7 +469,7 @@ mod tests {
             let ours = grad_norm([&grad]).unwrap();
             assert!((ours - f64::from(norm)).abs() < 1e-5);
             optimiser
-                .step(|_, _| Some(&grad), clip_scale(ours, 5.0))
+                .step(|_, _| Some(&grad), clip_scale(ours, 5.0), None)
                 .unwrap();
         }
         let state = optimiser.state().unwrap();
@@ -438,13 +497,44 @@ mod tests {
     }
 
     #[test]
+    fn an_average_in_the_pass_equals_one_after_it_bit_for_bit() {
+        // Longer than a chunk, and f64, which has no pass of its own.
+        for (dtype, size) in [(DType::F32, 40_000), (DType::F64, 5)] {
+            let draw = |label: &str| {
+                let tensor = Stream::new(1, label).normal(size, &Device::Cpu).unwrap();
+                tensor.to_dtype(dtype).unwrap()
+            };
+            let run = |within: bool| {
+                let var = Var::from_tensor(&draw("start")).unwrap();
+                let mut averages = BTreeMap::from([("w".to_owned(), draw("average"))]);
+                let mut optimiser = AdamW::new(vec![("w".into(), var.clone())], CONFIG).unwrap();
+                for step in 0..3 {
+                    // The second step has no gradient; the average follows all the same.
+                    let grad = (step != 1).then(|| draw(&format!("gradient {step}")));
+                    let given = within.then_some(Averages {
+                        values: &mut averages,
+                        decay: 0.9,
+                    });
+                    optimiser.step(|_, _| grad.as_ref(), 0.7, given).unwrap();
+                    if !within {
+                        let value = var.as_detached_tensor();
+                        follow(averages.get_mut("w").unwrap(), &value, 0.9).unwrap();
+                    }
+                }
+                (values(&var), values(&averages["w"]))
+            };
+            assert_eq!(run(true), run(false), "{dtype:?}");
+        }
+    }
+
+    #[test]
     fn a_parameter_without_gradient_stays() {
         let (var, mut optimiser) = descend(DType::F32, 3);
         let before = (
             values(&var),
             values(&optimiser.state().unwrap()["w.exp_avg"]),
         );
-        optimiser.step(|_, _| None, 1.0).unwrap();
+        optimiser.step(|_, _| None, 1.0, None).unwrap();
         let state = optimiser.state().unwrap();
         assert_eq!((values(&var), values(&state["w.exp_avg"])), before);
         assert_eq!(state["w.step"].to_scalar::<i64>().unwrap(), 3);
@@ -474,7 +564,7 @@ mod tests {
         let (_, mut optimiser) = descend(DType::F32, 1);
         let grad = Tensor::zeros((7, 13), DType::F32, &Device::Cpu).unwrap();
         let message = optimiser
-            .step(|_, _| Some(&grad), 1.0)
+            .step(|_, _| Some(&grad), 1.0, None)
             .unwrap_err()
             .to_string();
         assert!(

@@ -1,11 +1,23 @@
 //! Exponential moving averages of parameters, in place.
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::ops::elementwise::CHUNK;
 use crate::ops::function::{Input, fast};
 use crate::ops::simd::multiversion;
+
+/// Averages that follow their parameters in a step of the optimiser.
+#[derive(Debug)]
+pub struct Averages<'a> {
+    /// By parameter name.
+    pub values: &'a mut BTreeMap<String, Tensor>,
+    /// The share of the old average that stays.
+    pub decay: f64,
+}
 
 /// Moves an average towards a value: `average = decay average + (1 - decay) value`, in the memory of `average` where it is f32 on the CPU.
 ///
@@ -56,8 +68,35 @@ impl InplaceOp2 for Follow {
     }
 }
 
+/// Gives the memory of a row-major f32 tensor on the CPU to `work`.
+pub(super) fn with_memory(
+    tensor: &Tensor,
+    work: impl FnOnce(&mut [f32]) -> Result<()>,
+) -> Result<()> {
+    tensor.inplace_op1(&Give(RefCell::new(Some(work))))
+}
+
+struct Give<F>(RefCell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for Give<F> {
+    fn name(&self) -> &'static str {
+        "give"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets())
+        else {
+            candle_core::bail!("give: the tensor is not f32 and row-major");
+        };
+        match self.0.take() {
+            Some(work) => work(&mut values[start..end]),
+            None => Ok(()),
+        }
+    }
+}
+
 multiversion! {
-    fn mix(average: &mut [f32], value: &[f32], kept: f32, taken: f32) {
+    pub(super) fn mix(average: &mut [f32], value: &[f32], kept: f32, taken: f32) {
         for (average, &value) in average.iter_mut().zip(value) {
             *average = *average * kept + value * taken;
         }

@@ -5,5 +5,5 @@ mod average;
 mod norm;
 
 pub use adamw::{AdamW, AdamWConfig};
-pub use average::follow;
+pub use average::{Averages, follow};
 pub use norm::{clip_scale, grad_norm};

@@ -11,6 +11,8 @@ use plugin_api::message::Message;
 use plugin_api::services as api;
 use plugin_api::services::{Service, ServiceDef, TensorOut};
 
+use crate::plugin::crossing;
+
 use super::{
     AdapterFile, Answer, CacheFolder, Caller, Draw, Formula, Init, ParameterRequest, SampleRequest,
     Services, log,
@@ -74,7 +76,8 @@ fn serve<S: ServiceDef>(
     request: Packet,
     work: impl FnOnce(S::In) -> Answer<S::Out>,
 ) -> Answer<Packet> {
-    Ok(work(S::In::decode(request)?)?.encode())
+    let asked = S::In::decode(request)?;
+    Ok(crossing::work(|| work(asked))?.encode())
 }
 
 fn tensor(tensor: Tensor) -> TensorOut {

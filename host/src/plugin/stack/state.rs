@@ -91,43 +91,63 @@ impl Stack {
             .collect()
     }
 
-    /// Gives every plugin its state back; after [`Stack::prepare`].
+    /// Gives every plugin its state back; after [`Stack::prepare`]. Where `lenient`, a state that no plugin takes is left out with a warning, and
+    /// a plugin without one stays as it is.
     ///
     /// # Errors
     /// A plugin refuses its state; a state is of a plugin that this run lacks; a plugin that keeps state has none in the checkpoint.
-    pub fn load_state(&self, scene: &Scene<'_>, saved: &[PluginState]) -> Result<(), PluginError> {
+    pub fn load_state(
+        &self,
+        scene: &Scene<'_>,
+        saved: &[PluginState],
+        lenient: bool,
+    ) -> Result<(), PluginError> {
+        let mut fitting = Vec::new();
         for state in saved {
-            let Header {
-                name, id, version, ..
-            } = &state.header;
-            let theirs = self.at(Slot::State).find(|plugin| plugin.name() == name);
-            let plugin = theirs.ok_or_else(|| {
-                PluginError::State(format!(
-                    "the checkpoint holds state of plugin `{name}`, which this run does not have"
-                ))
-            })?;
-            if plugin.id() != id {
-                return Err(PluginError::State(format!(
-                    "the checkpoint's state of `{name}` is of plugin `{id}` {version}, and in this run `{name}` is `{}`",
-                    plugin.id()
-                )));
+            match (self.refuse_foreign(&state.header), lenient) {
+                (Ok(()), _) => fitting.push(state),
+                (Err(error), true) => tracing::warn!("{error}; it is left out"),
+                (Err(error), false) => return Err(error),
             }
         }
         for plugin in self.at(Slot::State) {
-            let state = saved
+            let state = fitting
                 .iter()
                 .find(|state| state.header.name == plugin.name());
-            let state = state.ok_or_else(|| {
-                PluginError::State(format!(
+            let Some(state) = state else {
+                if lenient {
+                    continue;
+                }
+                return Err(PluginError::State(format!(
                     "plugin `{}` keeps state, and the checkpoint has none of it",
                     plugin.name()
-                ))
-            })?;
+                )));
+            };
             let message = SavedState {
                 bytes: state.bytes.clone(),
                 revision: state.header.revision,
             };
             plugin.call::<StateLoad>(scene, message)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a saved state is of a plugin of this run that keeps one.
+    fn refuse_foreign(&self, header: &Header) -> Result<(), PluginError> {
+        let Header {
+            name, id, version, ..
+        } = header;
+        let theirs = self.at(Slot::State).find(|plugin| plugin.name() == name);
+        let plugin = theirs.ok_or_else(|| {
+            PluginError::State(format!(
+                "the checkpoint holds state of plugin `{name}`, which this run does not have"
+            ))
+        })?;
+        if plugin.id() != id {
+            return Err(PluginError::State(format!(
+                "the checkpoint's state of `{name}` is of plugin `{id}` {version}, and in this run `{name}` is `{}`",
+                plugin.id()
+            )));
         }
         Ok(())
     }

@@ -296,7 +296,7 @@ fn no_plugin_leaves_everything_to_the_host() {
         stack
             .loss_weight(&scene, &batch, &timesteps, &timesteps, 10)
             .unwrap()
-            .is_none()
+            .is_empty()
     );
     assert!(stack.layer_hook(scene).is_none());
     let same = stack.batch(&scene, batch.clone()).unwrap();
@@ -304,18 +304,20 @@ fn no_plugin_leaves_everything_to_the_host() {
 }
 
 #[test]
-fn weights_multiply_terms_and_residuals_add() {
+fn weights_and_terms_come_by_plugin_and_residuals_add() {
     let desk = Desk::new();
     let scene = desk.train();
     let stack = stack(&[json!({"scale": 2}), json!({"scale": 3})], &scene).unwrap();
     let (batch, latents) = (batch(), zeros(&[8, 4, 2, 2]));
     let timesteps = Tensor::zeros(8, DType::U32, &Device::Cpu).unwrap();
     let loss = zeros(&[8]);
-    let weight = stack
+    let weights = stack
         .loss_weight(&scene, &batch, &timesteps, &loss, 1000)
-        .unwrap()
         .unwrap();
-    assert_eq!(flat(&weight), [6.0; 8]);
+    let weights: Vec<(&str, Vec<f32>)> = (weights.iter())
+        .map(|(plugin, weight)| (plugin.as_str(), flat(weight)))
+        .collect();
+    assert_eq!(weights, [("probe", vec![2.0; 8]), ("b", vec![3.0; 8])]);
     let at = Predicted {
         batch: &batch,
         latents: &latents,
@@ -583,17 +585,20 @@ fn state_comes_back_and_foreign_state_is_refused() {
     );
 
     let second = stack(&[json!({}), json!({})], &scene).unwrap();
-    second.load_state(&scene, &read).unwrap();
+    second.load_state(&scene, &read, false).unwrap();
     assert_eq!(second.save_state(&scene).unwrap(), saved);
 
     let alone = stack(&[json!({})], &scene).unwrap();
-    let error = alone.load_state(&scene, &read).unwrap_err().to_string();
+    let error = alone
+        .load_state(&scene, &read, false)
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         error,
         "the checkpoint holds state of plugin `b`, which this run does not have"
     );
     let error = second
-        .load_state(&scene, &read[..1])
+        .load_state(&scene, &read[..1], false)
         .unwrap_err()
         .to_string();
     assert_eq!(
@@ -602,11 +607,17 @@ fn state_comes_back_and_foreign_state_is_refused() {
     );
     let mut other = read.clone();
     other[0].header.id = "lora".into();
-    let error = second.load_state(&scene, &other).unwrap_err().to_string();
+    let error = second
+        .load_state(&scene, &other, false)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("is of plugin `lora`"), "{error}");
     let mut cut = read;
     cut[0].bytes.pop();
-    let error = second.load_state(&scene, &cut).unwrap_err().to_string();
+    let error = second
+        .load_state(&scene, &cut, false)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("has 8 bytes, not 7"), "{error}");
     PluginState::from_file(&files[0][..files[0].len() - 1]).unwrap_err();
 }

@@ -11,7 +11,7 @@ use super::checks::Returned;
 use crate::data::Batch;
 use crate::plugin::bag;
 use crate::plugin::failure::PluginError;
-use crate::plugin::foreign::Scene;
+use crate::plugin::foreign::{Foreign, Scene};
 use crate::plugin::slots::Slot;
 use crate::plugin::tensor_ops::export;
 
@@ -305,7 +305,7 @@ impl Stack {
             .map(Some)
     }
 
-    /// Slot `loss_weight`: the product of the plugins' weights, `[B]` f32, or `None` for ones. `loss` is `[B]`, unweighted.
+    /// Slot `loss_weight`: each plugin's weights, `[B]` f32, with its name; their product weighs the samples. `loss` is `[B]`, unweighted.
     ///
     /// # Errors
     /// A plugin fails, or returns another shape or a weight that is negative or not finite.
@@ -316,9 +316,8 @@ impl Stack {
         timesteps: &Tensor,
         loss: &Tensor,
         num_train_timesteps: usize,
-    ) -> Result<Option<Tensor>, PluginError> {
-        let mut product: Option<Tensor> = None;
-        for plugin in self.at(Slot::LossWeight) {
+    ) -> Result<Vec<(String, Tensor)>, PluginError> {
+        let weigh = |plugin: &Foreign| {
             let message = hooks::LossWeightIn {
                 batch: bag::export(batch),
                 timesteps: export(timesteps),
@@ -332,12 +331,9 @@ impl Stack {
             let weight = returned.valued(weight, "0 or more", |weight| {
                 weight >= 0.0 && weight.is_finite()
             })?;
-            product = Some(match product {
-                None => weight,
-                Some(others) => (others * weight).map_err(|error| returned.wrong(error))?,
-            });
-        }
-        Ok(product)
+            Ok((plugin.name().to_owned(), weight))
+        };
+        self.at(Slot::LossWeight).map(weigh).collect()
     }
 
     /// Slot `loss_term`: each plugin's term, a scalar f32 to add to the step's loss. `loss` is `[B]`, unweighted.

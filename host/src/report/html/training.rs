@@ -125,6 +125,13 @@ pub(super) fn time(run: &Run<'_>) -> Markup {
             h3 { "One step, " (format::milliseconds(profile.total_ms() / profile.steps as f64)) " on average" }
             (split_bar(&parts))
             p.muted { "What a hook takes is counted as the hook's, not as that of the phase it runs in." }
+            @if !profile.boundary.is_zero() {
+                p {
+                    "The boundary: calls into plugins took " (format::milliseconds(profile.boundary_ms())) " a step, "
+                    (format::percent(profile.boundary_ms() / (profile.total_ms() / profile.steps as f64)))
+                    " of it, beside the host's own work for them: messages, handles and the plugins' code. The hooks above include it."
+                }
+            }
         }
     }
 }

@@ -51,11 +51,11 @@ fn each_step_reports_only_its_own_time() {
             let _data = profiler.phase(Phase::Data);
             sleep(Duration::from_millis(4));
         }
-        let step = profiler.finish_step();
+        let step = profiler.finish_step().parts;
         assert!(step["data"] >= 4.0);
         assert_eq!(step.len(), 1);
     }
-    assert!(profiler.finish_step().is_empty());
+    assert!(profiler.finish_step().parts.is_empty());
     assert!(find(&profiler.profile(), "data").total_ms() >= 8.0);
 }
 
@@ -67,7 +67,7 @@ fn what_happens_between_steps_is_no_part_of_a_step() {
         sleep(Duration::from_millis(4));
     }
     drop(profiler.step());
-    let step = profiler.finish_step();
+    let step = profiler.finish_step().parts;
     assert_eq!(step.keys().collect::<Vec<_>>(), ["other"]);
     assert_eq!(profiler.profile().plugin_ms("diff_tuning"), 0.0);
 }

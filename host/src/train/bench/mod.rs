@@ -10,7 +10,7 @@ use candle_core::Device;
 use plugin_api::Phase;
 use serde::Serialize;
 
-use super::run::selections;
+use super::run::{rates, selections};
 use super::{Error, Facts, Feed, Parameters, Session, Trainer};
 use crate::cancel::Cancel;
 use crate::config::{RunFile, Trainable};
@@ -69,7 +69,10 @@ pub struct Measured {
     pub build: Build,
     /// Milliseconds of an average step after the first, by part: the host's phases by name, plugins' hooks as `plugin.slot`. They add up to the step.
     pub parts_ms: BTreeMap<String, f64>,
-    /// The same, by plugin.
+    /// Milliseconds of an average step that calls into plugins took beside the host's work for them: messages, handles, the plugins' own code. The
+    /// hooks' parts include it.
+    pub boundary_ms: f64,
+    /// The same as the parts, by plugin.
     pub plugins_ms: BTreeMap<String, f64>,
     /// The host's operations in an average step after the first, longest first. What candle computes itself is not among them.
     pub ops: Vec<OpFamily>,
@@ -140,6 +143,7 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
             batch_size: batch,
             accumulation: settings.accumulation,
             plugins: names(&job.plan),
+            rates: rates(config, &job.plan),
             ..Facts::default()
         },
         Parameters::default(),
@@ -166,6 +170,7 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
     let mut losses = vec![first.loss];
     let mut times = Vec::new();
     let mut parts_ms: BTreeMap<String, f64> = BTreeMap::new();
+    let mut boundary_ms = 0.0;
     profile::enable();
     let before = Process::now();
     for _ in 0..later {
@@ -173,9 +178,14 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
         losses.push(step.loss);
         times.push(step.step_ms);
         for (name, time) in &step.named {
-            if let Some(part) = name.strip_prefix("time/") {
-                *parts_ms.entry(part.to_owned()).or_default() += time / later as f64;
-            }
+            let part = name.strip_prefix("time/");
+            let sum = match part {
+                // It lies inside the hooks' parts.
+                Some("boundary") => &mut boundary_ms,
+                Some(part) => parts_ms.entry(part.to_owned()).or_default(),
+                None => continue,
+            };
+            *sum += time / later as f64;
         }
     }
     times.sort_by(f64::total_cmp);
@@ -203,6 +213,7 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
         },
         plugins_ms: by_plugin(&parts_ms, &job.plan),
         parts_ms,
+        boundary_ms,
         ops: families(later),
         process_threads: process.threads,
         version: env!("CARGO_PKG_VERSION"),
