@@ -216,7 +216,7 @@ pub fn train(
             .filter_map(|(name, tensor)| Some((name.as_str(), gradients.remove(tensor)?)))
             .collect();
         optimizer.config.lr = rate.at(step);
-        optimizer.step(|name, _| gradients.get(name), 1.0)?;
+        optimizer.step(|name, _| gradients.get(name), 1.0, None)?;
         let loss = f64::from(loss.to_scalar::<f32>()?);
         if !loss.is_finite() {
             return Err(Error::Diverged { step });
