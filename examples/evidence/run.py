@@ -134,16 +134,17 @@ def search(bench, arms):
     return chosen
 
 
-def measure(bench, arms, rates, seeds):
-    """{arm: {step: [numbers of each seed]}}."""
+def measure(bench, arms, chosen, seeds, heard):
+    """{arm: {step: [numbers of each seed]}}; `heard` gets what there is after each number."""
     results = {arm.name: {step: [] for step in CHECKPOINTS} for arm in arms}
-    # Seed by seed, so that an interrupted comparison has every arm.
-    for seed in seeds:
-        for arm in arms:
-            run = bench.run(arm, rates[arm.name], seed)
-            bench.train(run)
-            for step in CHECKPOINTS:
+    # The last checkpoint first, and seed by seed: an interrupted comparison has every arm at its end.
+    for step in reversed(CHECKPOINTS):
+        for seed in seeds:
+            for arm in arms:
+                run = bench.run(arm, chosen[arm.name][0], seed)
+                bench.train(run)
                 results[arm.name][step].append(bench.evaluate(run, step, IMAGES))
+                heard(results)
     return results
 
 
@@ -159,6 +160,7 @@ def row(name, rate, step, numbers):
         name,
         rate,
         step,
+        len(numbers),
         column(lambda one: one["frechet"], 1),
         column(lambda one: 1000 * one["kernel"]["mean"], 1),
         column(lambda one: one["precision"], 3),
@@ -170,7 +172,8 @@ def row(name, rate, step, numbers):
 def tables(chosen, results, backbone, seeds):
     """The report, in Markdown."""
     lines = [f"Seeds {', '.join(map(str, seeds))}: mean ± standard deviation.", ""]
-    lines += ["| method | rate | steps | Frechet | 1000 KID | precision | recall |", "|---|---|---|---|---|---|---|"]
+    columns = ["method", "rate", "steps", "seeds", "Frechet", "1000 KID", "precision", "recall"]
+    lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     if backbone:
         lines.append(row("backbone, untrained", "", 0, [backbone]))
     for name, steps in results.items():
@@ -180,6 +183,7 @@ def tables(chosen, results, backbone, seeds):
         if without not in results or given not in results:
             continue
         for step in CHECKPOINTS:
+            # Of one seed, which both see the same pictures in the same order by.
             pairs = zip(results[without][step], results[given][step])
             changes = [100 * (b["frechet"] / a["frechet"] - 1) for a, b in pairs]
             if changes:
@@ -210,14 +214,15 @@ def main():
         sys.exit(f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(arm.name for arm in ARMS)}")
     arms = [arm for arm in ARMS if not asked.only or arm.name in asked.only]
     bench = Bench(asked.host, asked.out, asked.threads)
-    chosen = search(bench, arms)
-    results = measure(bench, arms, {name: rate for name, (rate, _) in chosen.items()}, asked.seeds)
     backbone = bench.backbone()
-    text = tables(chosen, results, backbone, asked.seeds)
-    bench.out.mkdir(parents=True, exist_ok=True)
-    stored.write_text(json.dumps({"search": chosen, "results": results, "backbone": backbone}, indent=1))
-    table.write_text(text)
-    print(text)
+    chosen = search(bench, arms)
+
+    def write(results):
+        stored.write_text(json.dumps({"search": chosen, "results": results, "backbone": backbone}, indent=1))
+        table.write_text(tables(chosen, results, backbone, asked.seeds))
+
+    measure(bench, arms, chosen, asked.seeds, write)
+    print(table.read_text())
 
 
 if __name__ == "__main__":
