@@ -26,19 +26,11 @@ impl Pictures {
     /// Data that cannot be read at all, or an interruption.
     pub fn read(dataset: &dyn Dataset, cancel: &Cancel) -> Result<Self, Error> {
         let side = dataset.size();
-        let items: Vec<Result<data::Item, data::Error>> = (0..dataset.len())
+        let items: Option<Vec<Result<data::Item, data::Error>>> = (0..dataset.len())
             .into_par_iter()
-            .map(|index| match cancel.requested() {
-                true => Err(data::Error::Unreadable {
-                    name: String::new(),
-                    reason: String::new(),
-                }),
-                false => dataset.get(index),
-            })
+            .map(|index| (!cancel.requested()).then(|| dataset.get(index)))
             .collect();
-        if cancel.requested() {
-            return Err(Error::Interrupted);
-        }
+        let items = items.ok_or(Error::Interrupted)?;
         let mut all = Self {
             names: dataset.classes().to_vec(),
             ..Self::default()
