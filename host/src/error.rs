@@ -42,6 +42,9 @@ pub enum Error {
     /// Sampling failed.
     #[error(transparent)]
     Sample(#[from] crate::sample::Error),
+    /// Images cannot be measured.
+    #[error(transparent)]
+    Eval(#[from] crate::eval::Error),
     /// A record or report cannot be written.
     #[error(transparent)]
     Report(#[from] crate::report::Error),

@@ -9,6 +9,7 @@ pub mod data;
 pub mod diffusion;
 pub mod encode;
 pub mod error;
+pub mod eval;
 pub mod fs;
 pub mod ops;
 pub mod plugin;

@@ -6,7 +6,7 @@ use super::text::Palette;
 use crate::cancel::INTERRUPTED;
 use crate::plugin::failure::PluginError;
 use crate::plugin::{lock, stack};
-use crate::{Error, backbone, config, data, pretrained, sample, train};
+use crate::{Error, backbone, config, data, eval, pretrained, sample, train};
 
 /// The system refused.
 const SYSTEM: u8 = 1;
@@ -76,7 +76,11 @@ fn code(error: &Error) -> u8 {
     match error {
         Error::Config(config::Error::Write(_)) | Error::Lock(lock::Error::Unwritable(_)) => SYSTEM,
         Error::Plugin(error) => plugin_code(error),
-        Error::Train(error) => train_code(error),
+        Error::Train(error) | Error::Eval(eval::Error::Train(error)) => train_code(error),
+        Error::Eval(eval::Error::Data(error)) => data_code(error),
+        Error::Eval(eval::Error::Interrupted) => INTERRUPTED as u8,
+        Error::Eval(eval::Error::Diverged { .. }) => TRAINING,
+        Error::Eval(eval::Error::Disk(_) | eval::Error::Report(_)) => SYSTEM,
         Error::Sample(sample::Error::Interrupted) => INTERRUPTED as u8,
         Error::Data(error) => data_code(error),
         Error::Backbone(error) => backbone_code(error),

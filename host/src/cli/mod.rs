@@ -7,6 +7,8 @@ mod arguments;
 mod bench;
 mod data;
 mod doctor;
+mod drawing;
+mod eval;
 mod export;
 mod failure;
 mod interruption;
@@ -85,6 +87,7 @@ enum Command {
     Plan(plan::Arguments),
     Sample(sample::Arguments),
     Export(export::Arguments),
+    Eval(eval::Arguments),
     Report(report::Arguments),
     Pretrain(pretrain::Arguments),
     Bench(bench::Arguments),
@@ -127,6 +130,7 @@ fn dispatch(command: Command, progress: &crate::report::Progress) -> Result<List
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Sample(arguments) => sample::run(&arguments, progress),
         Command::Export(arguments) => export::run(&arguments, progress),
+        Command::Eval(arguments) => eval::run(&arguments, progress),
         Command::Report(arguments) => report::run(&arguments),
         Command::Pretrain(arguments) => pretrain::run(&arguments, progress),
         Command::Bench(arguments) => bench::run(&arguments, progress),

@@ -1,16 +1,19 @@
-//! `host pretrain`: a backbone from scratch, by a recipe file.
+//! `host pretrain`: a backbone or the scene classifier of `host eval` from scratch, by a recipe file.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use toml::Table;
 
 use super::arguments::{Flags, whole};
 use super::failure::Failure;
 use super::interruption::{interrupted, watch};
 use super::text::Listing;
 use super::threads;
+use crate::cancel::INTERRUPTED;
 use crate::config::resolve::shorten_warmup;
 use crate::config::{Overrides, check_ranges, resolve_sections};
+use crate::eval::{ClassifierRecipe, store_classifier, train_classifier};
 use crate::report::Progress;
 use crate::train::Ending;
 use crate::train::folder::{self, Existing};
@@ -22,7 +25,8 @@ const RECIPE_FILE: &str = "recipe.toml";
 /// Train a backbone from scratch by a recipe: how the embedded one was made
 ///
 /// A recipe has the sections of a run file that apply ([run], [data], [train], [sample]), and [model] and [scheduler] with the
-/// keys of diffusers' config.json and scheduler_config.json. The result is OUT/backbone/, which --backbone takes.
+/// keys of diffusers' config.json and scheduler_config.json. The result is OUT/backbone/, which --backbone takes. A recipe with a
+/// section [classifier] makes the scene classifier of `host eval` instead.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The recipe; on --resume the folder's own unless given
@@ -45,7 +49,13 @@ pub(super) struct Arguments {
     resume: bool,
 }
 
+/// What a classifier is called inside the folder that its recipe makes.
+const CLASSIFIER_FILE: &str = "scene_classifier.safetensors";
+
 pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing, Failure> {
+    if asks_for_classifier(arguments.config.as_deref()) {
+        return classifier(arguments, progress);
+    }
     let (recipe, out) = resolve(arguments)?;
     threads::set(recipe.train.threads);
     let existing = if arguments.resume {
@@ -66,6 +76,55 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
         )),
         Ending::Interrupted(checkpoint) => interrupted("pretrain", checkpoint.as_deref(), &out),
     })
+}
+
+/// Whether the recipe has a section `[classifier]`. What is wrong with the file, whoever reads it next will say.
+fn asks_for_classifier(recipe: Option<&Path>) -> bool {
+    let text = recipe.and_then(|file| std::fs::read_to_string(file).ok());
+    text.and_then(|text| text.parse::<Table>().ok())
+        .is_some_and(|recipe| recipe.contains_key("classifier"))
+}
+
+/// Trains the scene classifier. It takes minutes, so there are no checkpoints.
+fn classifier(arguments: &Arguments, progress: &Progress) -> Result<Listing, Failure> {
+    if arguments.resume {
+        return Err(Failure::input(
+            "a classifier cannot be resumed, since it has no checkpoints; train it anew without --resume",
+        ));
+    }
+    let mut flags = Flags::default();
+    flags.path("run", "out", "--out", arguments.out.as_deref());
+    flags.whole("classifier", "steps", "--steps", arguments.steps);
+    flags.whole("classifier", "threads", "--threads", arguments.threads);
+    let (recipe, _): (ClassifierRecipe, _) = resolve_sections(&Overrides {
+        config: arguments.config.clone(),
+        flags: flags.0,
+        sets: arguments.sets.clone(),
+        ..Overrides::default()
+    })?;
+    let out = match recipe.run.out.as_os_str().is_empty() {
+        true => Path::new("runs").join("classifier"),
+        false => recipe.run.out.clone(),
+    };
+    threads::set(recipe.classifier.threads);
+    folder::prepare(&out, Existing::Refuse)?;
+    let Some(trained) = train_classifier(&recipe.classifier, progress, &watch()?)? else {
+        let text = "interrupted; a classifier has no checkpoints, so nothing is kept";
+        return Ok(Listing::text(text).ending(INTERRUPTED as u8));
+    };
+    let file = out.join(CLASSIFIER_FILE);
+    store_classifier(&trained, &file)?;
+    let text = toml::to_string_pretty(&recipe).unwrap_or_default();
+    crate::fs::write_atomic(&out.join(RECIPE_FILE), text.as_bytes())?;
+    let accuracy = trained.accuracy;
+    Ok(Listing::text(format!(
+        "wrote the classifier to {}; of {} test scenes it tells class and style of {:.1}%, the class of {:.1}%, the style of {:.1}%",
+        file.display(),
+        recipe.classifier.test_scenes,
+        100.0 * accuracy.both,
+        100.0 * accuracy.class,
+        100.0 * accuracy.style
+    )))
 }
 
 /// The recipe and the folder, from the file, the flags and the defaults.

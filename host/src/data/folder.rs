@@ -203,6 +203,25 @@ impl Folder {
         Ok(bytes)
     }
 
+    /// The shorter side of the first picture that can be read, in pixels.
+    ///
+    /// # Errors
+    /// [`Error::AllUnreadable`].
+    pub fn first_size(&self) -> Result<usize, Error> {
+        let mut first = None;
+        for file in &self.files {
+            match image::image_dimensions(self.root.join(&file.name)) {
+                Ok((width, height)) => return Ok(width.min(height) as usize),
+                Err(error) => first.get_or_insert(format!("{}: {error}", file.name)),
+            };
+        }
+        Err(Error::AllUnreadable {
+            dataset: self.describe(),
+            count: self.files.len(),
+            first: first.unwrap_or_default(),
+        })
+    }
+
     fn decode(&self, name: &str) -> Result<RgbImage, String> {
         let reader = ImageReader::open(self.root.join(name))
             .and_then(ImageReader::with_guessed_format)

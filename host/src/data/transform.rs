@@ -21,6 +21,13 @@ pub(super) fn planes(bytes: &[u8], channels: usize) -> Vec<f32> {
     values
 }
 
+/// A picture resized and cropped to a square, as a folder's images are.
+///
+/// The picture must have no side of 0.
+pub fn fitted(picture: &RgbImage, side: usize) -> RgbImage {
+    super::crop::center_crop(picture, side)
+}
+
 /// A picture as a tensor.
 ///
 /// # Shapes

@@ -29,6 +29,17 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// `eval.json` does not hold an evaluation this host understands.
+    #[error(
+        "{path} is not an evaluation of this host: {source}; delete it, or make it anew with `host eval`"
+    )]
+    EvalJson {
+        /// The file.
+        path: PathBuf,
+        /// Where it stops making sense.
+        #[source]
+        source: serde_json::Error,
+    },
     /// An image for TensorBoard is not a PNG.
     #[error("the image {tag:?} for TensorBoard is not a PNG ({length} bytes)")]
     NotPng {

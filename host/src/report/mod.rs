@@ -3,6 +3,7 @@
 
 pub mod environment;
 mod error;
+pub mod evaluation;
 mod html;
 pub mod metrics;
 pub mod plot;
@@ -13,6 +14,7 @@ pub mod tensorboard;
 
 pub use environment::{Environment, Process};
 pub use error::Error;
+pub use evaluation::Evaluation;
 pub use metrics::{MetricsLog, StepMetrics};
 pub use profile::{Phase, Profile, Profiler, Stopwatch};
 pub use progress::{Progress, Task};

@@ -23,11 +23,12 @@ pub enum Existing {
 pub const RUN_FILE: &str = "run.toml";
 
 /// What a run writes; [`Existing::Overwrite`] deletes this and nothing else.
-const CONTENTS: [&str; 8] = [
+const CONTENTS: [&str; 9] = [
     RUN_FILE,
     "metrics.jsonl",
     "report.json",
     "report.html",
+    "eval.json",
     "samples",
     "checkpoints",
     "adapter",

@@ -42,6 +42,8 @@ pub struct Saved {
 pub struct Drawn {
     /// The pictures to keep, one entry a kind, each of all images.
     pub pictures: Vec<OutputPicture>,
+    /// The class that each image was asked for; the null class for none.
+    pub classes: Vec<u32>,
     /// Steps of training behind them; none for a backbone alone.
     pub step: Option<u64>,
 }
@@ -84,6 +86,7 @@ pub fn draw_saved(
         );
         return Ok(Drawn {
             pictures: draw_pictures(&session, &Weights::Frozen, &drawing)?,
+            classes: drawing.classes,
             step: None,
         });
     };
@@ -104,6 +107,7 @@ pub fn draw_saved(
     }
     Ok(Drawn {
         pictures: draw_pictures(&session, &Weights::Current(overlay), &drawing)?,
+        classes: drawing.classes,
         step: Some(step),
     })
 }

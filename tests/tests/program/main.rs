@@ -8,6 +8,7 @@ mod bad_plugin;
 mod bad_settings;
 mod bench;
 mod composition;
+mod evaluation;
 mod failures;
 mod interchange;
 mod latent;

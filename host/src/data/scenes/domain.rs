@@ -39,6 +39,9 @@ pub enum Style {
 pub(super) const NEW_CLASSES: [&str; 6] = ["capsule", "star", "arch", "stack", "dome", "cross"];
 
 impl Content {
+    /// Every content.
+    pub const ALL: [Self; 3] = [Self::Source, Self::Solids, Self::Pairs];
+
     /// The class names, in the order of the labels.
     pub fn classes(self) -> Vec<String> {
         match self {
@@ -50,6 +53,19 @@ impl Content {
                 .collect(),
         }
     }
+}
+
+impl Style {
+    /// Every style.
+    pub const ALL: [Self; 7] = [
+        Self::Studio,
+        Self::Dusk,
+        Self::Neon,
+        Self::Sketch,
+        Self::Poster,
+        Self::Checker,
+        Self::Fog,
+    ];
 }
 
 /// A content in a style.

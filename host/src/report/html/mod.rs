@@ -1,6 +1,7 @@
 //! `report.html`: one file that tells what a run did, with its images inside, so that it can be sent to someone who
 //! has nothing else. No script, no external font, light or dark as the reader's system is.
 
+mod evaluation;
 mod format;
 mod inputs;
 mod plugins;
@@ -14,7 +15,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::progress::human_duration;
 use super::summary::{Report, Status};
-use super::{Error, StepMetrics, metrics, plot};
+use super::{Error, Evaluation, StepMetrics, metrics, plot};
 use crate::fs::Error as FileError;
 
 /// What the page is made from.
@@ -22,6 +23,8 @@ struct Run<'a> {
     dir: &'a Path,
     report: Report,
     steps: Vec<StepMetrics>,
+    /// What `host eval` found, if it was asked.
+    evaluation: Option<Evaluation>,
     /// `run.toml`, empty if missing.
     config: String,
 }
@@ -41,6 +44,7 @@ pub(super) fn render(run_dir: &Path) -> Result<String, Error> {
         dir: run_dir,
         report: Report::read(run_dir)?,
         steps: metrics::read(&run_dir.join("metrics.jsonl"))?,
+        evaluation: Evaluation::read(run_dir)?,
         config,
     };
     Ok(page(&run)?.into_string())
@@ -49,6 +53,7 @@ pub(super) fn render(run_dir: &Path) -> Result<String, Error> {
 fn page(run: &Run<'_>) -> Result<Markup, Error> {
     let sections = [
         ("samples", "Samples", samples::section(run)),
+        ("evaluation", "Evaluation", evaluation::section(run)),
         ("training", "Training", training::section(run)?),
         ("plugins", "Plugins", plugins::section(run)?),
         ("time", "Time", training::time(run)),
