@@ -53,6 +53,38 @@ impl From<Precision> for candle_core::DType {
 }
 
 words! {
+    /// Where the network and all that trains are computed.
+    Accelerator {
+        /// The processor, on which everything is tested and measured.
+        Cpu = "cpu",
+        /// The first NVIDIA GPU; for a host built with the feature `cuda`.
+        Cuda = "cuda",
+        /// The first Apple GPU; for a host built with the feature `metal`.
+        Metal = "metal",
+    } default Cpu
+}
+
+impl Accelerator {
+    /// The device.
+    ///
+    /// # Errors
+    /// A sentence, when there is none or the host was built without it.
+    pub fn open(self) -> Result<candle_core::Device, String> {
+        let (built, opened) = match self {
+            Self::Cpu => return Ok(candle_core::Device::Cpu),
+            Self::Cuda => (cfg!(feature = "cuda"), candle_core::Device::new_cuda(0)),
+            Self::Metal => (cfg!(feature = "metal"), candle_core::Device::new_metal(0)),
+        };
+        match (built, opened) {
+            (false, _) => Err(format!(
+                "this host was built without it; build it with `cargo build --release --features {self}`, or leave backbone.device at cpu"
+            )),
+            (true, opened) => opened.map_err(|error| error.to_string()),
+        }
+    }
+}
+
+words! {
     /// Positions of patches in pictures of another size than the backbone was trained at.
     Positions {
         /// The trained range at another density, as in diffusers.

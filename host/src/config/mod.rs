@@ -18,7 +18,7 @@ pub mod suggest;
 
 pub use adapter_list::AdapterArgument;
 pub use check::check_ranges;
-pub use choices::{Precision, Sampler, Schedule, Spacing, Trainable, Weighting};
+pub use choices::{Accelerator, Precision, Sampler, Schedule, Spacing, Trainable, Weighting};
 pub use compare::{Difference, Effect, compare};
 pub use error::Error;
 pub use layers::{Assignment, Origin, Origins};

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Positions, Precision, Sampler, Schedule, Spacing, Trainable, Weighting};
+use super::choices::{
+    Accelerator, Positions, Precision, Sampler, Schedule, Spacing, Trainable, Weighting,
+};
 
 /// A whole run: what `run.toml` holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -51,6 +53,8 @@ pub struct BackboneSection {
     pub path: Option<PathBuf>,
     /// Number format of the frozen weights and of the computation.
     pub dtype: Precision,
+    /// Where it is computed.
+    pub device: Accelerator,
     /// Positions of patches in pictures of another size than the backbone was trained at; at its own size nothing changes.
     pub positions: Positions,
 }

@@ -91,6 +91,14 @@ pub enum Error {
         /// What differs, in words.
         differences: String,
     },
+    /// The device asked for cannot be had.
+    #[error("cannot compute on {device}: {reason}")]
+    Device {
+        /// What was asked for.
+        device: crate::config::Accelerator,
+        /// Why not.
+        reason: String,
+    },
     /// Training has left the numbers.
     #[error(
         "the {what} of step {step} is {value}: stopped before it was applied; lower the learning rate (train.lr) or clip gradients (train.clip)"

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::Error;
 use super::checkpoint::Checkpoint;
@@ -18,6 +18,18 @@ pub struct Start {
     pub timesteps: Option<Tensor>,
     /// Noise `[B, C, H, W]` in place of the default draw, the noise offset included; a plugin on the slot still goes first.
     pub noise: Option<Tensor>,
+}
+
+impl Start {
+    /// The same on a device.
+    fn on(mut self, device: &Device) -> Result<Self, Error> {
+        let own = [&mut self.timesteps, &mut self.noise];
+        let tensors = own.into_iter().flatten();
+        for tensor in tensors.chain(self.batch.tensors.values_mut()) {
+            *tensor = tensor.to_device(device)?;
+        }
+        Ok(self)
+    }
 }
 
 impl From<Batch> for Start {
@@ -75,15 +87,16 @@ impl Feed {
     ///
     /// # Errors
     /// Data that cannot be read at all.
-    pub(super) fn next(&mut self) -> Result<Start, Error> {
-        match self {
-            Self::Data(loader) => Ok(loader.next_batch()?.into()),
+    pub(super) fn next(&mut self, device: &Device) -> Result<Start, Error> {
+        let start = match self {
+            Self::Data(loader) => loader.next_batch()?.into(),
             Self::Fixed { starts, next } => {
                 let start = starts.get(*next).cloned().ok_or(Error::NoImages)?;
                 *next = (*next + 1) % starts.len();
-                Ok(start)
+                start
             }
-        }
+        };
+        start.on(device)
     }
 
     /// The place in the data, for a checkpoint.

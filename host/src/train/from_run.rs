@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use candle_core::Device;
 use plugin_api::Phase;
 
 use crate::backbone::Overlay;
@@ -19,7 +18,7 @@ use crate::report::Progress;
 use crate::report::summary::Report;
 
 use super::checkpoint::{self, Checkpoint};
-use super::run::{open_data, selections};
+use super::run::{device, open_data, selections};
 use super::{Drawing, Error, Facts, Parameters, Session, Weights, draw_pictures, inputs, trainer};
 
 /// Which of a run's saved weights to draw with, and from what.
@@ -61,7 +60,7 @@ pub fn draw_saved(
     cancel: &Cancel,
 ) -> Result<Drawn, Error> {
     let config = &resolved.config;
-    let device = Device::Cpu;
+    let device = device(config)?;
     // Looked for before the backbone loads, which takes longest.
     let place = saved
         .map(|saved| find(&saved.folder, saved.step))
@@ -138,7 +137,7 @@ pub(super) fn restore(
     let model = pretrained::open(
         backbone.path.as_deref(),
         &resolved.config.adapter,
-        &Device::Cpu,
+        &device(&resolved.config)?,
         backbone.dtype.into(),
     )?
     .placing(backbone.positions.into());
@@ -153,7 +152,7 @@ fn restored(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Restored, Error> {
-    let checkpoint = Checkpoint::load(place, &Device::Cpu)?;
+    let checkpoint = Checkpoint::load(place, model.backbone.device())?;
     let step = checkpoint.state.step;
     let mut values = checkpoint.parameters;
     if saved.averaged {

@@ -51,7 +51,7 @@ pub struct Job {
 pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Error> {
     let config = &job.resolved.config;
     let folder = job.resolved.out();
-    let device = Device::Cpu;
+    let device = device(config)?;
 
     folder::check(folder, job.existing)?;
     let facts = pretrained::inspect(config.backbone.path.as_deref())?;
@@ -287,6 +287,17 @@ fn session(
         progress.clone(),
         cancel.clone(),
     ))
+}
+
+/// The device that a configuration computes on.
+///
+/// # Errors
+/// There is none, or the host was built without it.
+pub(super) fn device(config: &RunFile) -> Result<Device, Error> {
+    let device = config.backbone.device;
+    device
+        .open()
+        .map_err(|reason| Error::Device { device, reason })
 }
 
 /// The learning rates of the plugins that have one of their own, by their names in the run.

@@ -51,7 +51,7 @@ impl Trainer {
         for _ in 0..accumulation {
             let start = {
                 let _time = session.profiler.phase(Time::Data);
-                self.feed.next()?
+                self.feed.next(session.backbone.device())?
             };
             let recording = Recording::start();
             let forward = self.forward(stack, start)?;

@@ -84,7 +84,10 @@ impl Story {
                 .collect(),
             plan: job.plan.composition.slots.iter().map(slot_use).collect(),
             wall: earlier.wall,
-            environment: Environment::detect(rayon::current_num_threads(), "cpu"),
+            environment: Environment::detect(
+                rayon::current_num_threads(),
+                config.backbone.device.word(),
+            ),
             notes,
             ..Report::default()
         };

@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
 use plugin_api::Phase;
 use serde::Serialize;
 
-use super::run::{rates, selections};
+use super::run::{device, rates, selections};
 use super::{Error, Facts, Feed, Parameters, Session, Trainer};
 use crate::cancel::Cancel;
 use crate::config::{RunFile, Trainable};
@@ -118,12 +117,13 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
     settings.steps = later + 1;
     let mut watch = Watch::default();
 
+    let device = device(config)?;
     let import = Process::now().age;
     let model = watch.time(|| {
         pretrained::open(
             config.backbone.path.as_deref(),
             &config.adapter,
-            &Device::Cpu,
+            &device,
             config.backbone.dtype.into(),
         )
     })?;

@@ -94,7 +94,7 @@ fn probe(slot: Slot, settings: &serde_json::Value, scene: &Scene<'_>) -> Stack {
 }
 
 fn forward(trainer: &mut Trainer) -> Forward {
-    let start = trainer.feed.next().unwrap();
+    let start = trainer.feed.next(&Device::Cpu).unwrap();
     forward_on(trainer, start.batch)
 }
 
@@ -260,7 +260,7 @@ fn two_half_batches_make_the_step_of_a_whole_one() {
 #[test]
 fn a_loss_mask_in_the_batch_decides_what_counts() {
     let mut trainer = trainer(settings(), "bias", None);
-    let mut batch = trainer.feed.next().unwrap().batch;
+    let mut batch = trainer.feed.next(&Device::Cpu).unwrap().batch;
     let half = (BATCH, 1, SIZE, SIZE / 2);
     let kept = Tensor::ones(half, DType::F32, &Device::Cpu).unwrap();
     let mask = Tensor::cat(&[&kept, &kept.zeros_like().unwrap()], 3).unwrap(); // [B, 1, H, W]
@@ -314,7 +314,7 @@ fn fixed_inputs_take_the_place_of_the_default_draws_in_turn() {
         ..settings()
     };
     let mut trainer = trainer(settings, "bias", None);
-    let batch = trainer.feed.next().unwrap().batch;
+    let batch = trainer.feed.next(&Device::Cpu).unwrap().batch;
     let starts = [100u32, 900].map(|timestep| Start {
         batch: batch.clone(),
         timesteps: Some(Tensor::full(timestep, BATCH, &Device::Cpu).unwrap()),
@@ -322,7 +322,7 @@ fn fixed_inputs_take_the_place_of_the_default_draws_in_turn() {
     });
     trainer.feed = Feed::fixed(starts.to_vec());
     for expected in [100u32, 900, 100] {
-        let start = trainer.feed.next().unwrap();
+        let start = trainer.feed.next(&Device::Cpu).unwrap();
         let session = trainer.session.clone();
         let forward = trainer.forward(session.stack().unwrap(), start).unwrap();
         let timesteps = forward.timesteps.to_vec1::<u32>().unwrap();
