@@ -177,7 +177,7 @@ fn updates(
         ..file.clone()
     };
     let path = staged.path().join(name);
-    export::write(&path, &plain.metadata, &plain.tensors)?;
+    export::write(&path, &plain.metadata, &plain.written()?)?;
     for (name, text) in &plain.texts {
         fs::write_atomic(&staged.path().join(name), text.as_bytes())?;
     }

@@ -278,12 +278,30 @@ fn what_a_kind_has_no_use_for_is_refused() {
     let (host, _) = rig();
     for (settings, parts) in [
         (r#"{ "kind": "ia3", "rank": 4 }"#, ["`rank`", "ia3"]),
-        (r#"{ "kind": "loha", "dora": true }"#, ["`dora`", "kind lora"]),
-        (r#"{ "kind": "lokr", "dropout": 0.1 }"#, ["`dropout`", "kind lora"]),
-        (r#"{ "effective_conv": true }"#, ["`effective_conv`", "loha or lokr"]),
-        (r#"{ "feedforward": ["**.ff.net.2"] }"#, ["`feedforward`", "kind ia3"]),
-        (r#"{ "kind": "loha", "formats": ["diffusers"] }"#, ["diffusers", "peft"]),
-        (r#"{ "kind": "ia3", "formats": ["kohya"] }"#, ["kohya", "peft"]),
+        (
+            r#"{ "kind": "loha", "dora": true }"#,
+            ["`dora`", "kind lora"],
+        ),
+        (
+            r#"{ "kind": "lokr", "dropout": 0.1 }"#,
+            ["`dropout`", "kind lora"],
+        ),
+        (
+            r#"{ "effective_conv": true }"#,
+            ["`effective_conv`", "loha or lokr"],
+        ),
+        (
+            r#"{ "feedforward": ["**.ff.net.2"] }"#,
+            ["`feedforward`", "kind ia3"],
+        ),
+        (
+            r#"{ "kind": "loha", "formats": ["diffusers"] }"#,
+            ["diffusers", "peft"],
+        ),
+        (
+            r#"{ "kind": "ia3", "formats": ["kohya"] }"#,
+            ["kohya", "peft"],
+        ),
     ] {
         let error = host.build::<Lora>(settings).err().unwrap().to_string();
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
@@ -301,7 +319,10 @@ fn every_kind_begins_at_the_backbone_to_the_bit() {
         r#""kind": "ia3""#,
     ] {
         let (host, _) = rig();
-        let mut lora = prepared(&host, &format!(r#"{{ {settings}, "targets": ["**.to_q", "**.ff.net.2"] }}"#));
+        let mut lora = prepared(
+            &host,
+            &format!(r#"{{ {settings}, "targets": ["**.to_q", "**.ff.net.2"] }}"#),
+        );
         let output = [0.1 + 0.2, -1.0e-30, 3.0e30, -7.0];
         let input = tensor(&[1.0, -2.0, 3.0, 4.0, 5.0, -6.0], &[2, INPUTS], &host);
         for place in [0, 4] {
@@ -323,7 +344,10 @@ fn dora_refuses_an_output_without_a_direction() {
     });
     let mut lora: Lora = host.build(r#"{ "rank": 2, "dora": true }"#).unwrap();
     let error = lora.prepare(&host).unwrap_err().to_string();
-    assert!(error.contains("`blocks.0.attn1.to_q`") && error.contains("exclude"), "{error}");
+    assert!(
+        error.contains("`blocks.0.attn1.to_q`") && error.contains("exclude"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -369,16 +393,29 @@ fn peft_is_told_of_other_ranks_and_alphas_and_kohya_of_each_layers_alpha() {
     let (host, told) = rig();
     prepared(
         &host,
-        r#"{ "rank": 8, "alpha": 4, "rslora": true, "dora": true, "dropout": 0.5, "targets": ["**.to_q"], "formats": ["peft", "kohya"],
+        r#"{ "rank": 8, "alpha": 4, "rslora": true, "dora": true, "dropout": 0.5, "targets": ["**.to_q"], "formats": ["peft", "kohya", "diffusers"],
             "rank_pattern": { "blocks.1.**": 4 }, "alpha_pattern": { "blocks.0.**": 2 } }"#,
     );
     let told = told.lock().unwrap();
     let files: Vec<&str> = told.iter().map(|told| told.file.as_str()).collect();
-    assert_eq!(files, ["adapter_model.safetensors", "kohya.safetensors"]);
-    let (peft, kohya) = (&told[0], &told[1]);
+    assert_eq!(
+        files,
+        [
+            "adapter_model.safetensors",
+            "kohya.safetensors",
+            "pytorch_lora_weights.safetensors"
+        ]
+    );
+    let (peft, kohya, diffusers) = (&told[0], &told[1], &told[2]);
 
-    assert_eq!(peft.shapes["base_model.model.blocks.1.attn1.to_q.lora_A.weight"], [4, INPUTS]);
-    assert_eq!(peft.shapes["base_model.model.blocks.0.attn1.to_q.lora_magnitude_vector"], [OUTPUTS]);
+    assert_eq!(
+        peft.shapes["base_model.model.blocks.1.attn1.to_q.lora_A.weight"],
+        [4, INPUTS]
+    );
+    assert_eq!(
+        peft.shapes["base_model.model.blocks.0.attn1.to_q.lora_magnitude_vector"],
+        [OUTPUTS]
+    );
     let config: Value = serde_json::from_str(&peft.texts["adapter_config.json"]).unwrap();
     for (key, value) in [
         ("peft_type", serde_json::json!("LORA")),
@@ -387,11 +424,22 @@ fn peft_is_told_of_other_ranks_and_alphas_and_kohya_of_each_layers_alpha() {
         ("lora_dropout", serde_json::json!(0.5)),
         ("use_rslora", serde_json::json!(true)),
         ("use_dora", serde_json::json!(true)),
-        ("rank_pattern", serde_json::json!({ "^blocks.1.attn1.to_q": 4 })),
-        ("alpha_pattern", serde_json::json!({ "^blocks.0.attn1.to_q": 2.0 })),
+        (
+            "rank_pattern",
+            serde_json::json!({ "^blocks.1.attn1.to_q": 4 }),
+        ),
+        (
+            "alpha_pattern",
+            serde_json::json!({ "^blocks.0.attn1.to_q": 2.0 }),
+        ),
     ] {
         assert_eq!(config[key], value, "{key}");
     }
+
+    // diffusers would predict with dropout.
+    let header: Value = serde_json::from_str(&diffusers.metadata["lora_adapter_metadata"]).unwrap();
+    assert_eq!(header["transformer.lora_dropout"], 0.0);
+    assert_eq!(header["transformer.use_rslora"], true);
 
     let name = |part: &str| format!("lora_unet_blocks_1_attn1_to_q.{part}");
     assert_eq!(kohya.shapes[&name("lora_down.weight")], [4, INPUTS]);
@@ -403,11 +451,23 @@ fn peft_is_told_of_other_ranks_and_alphas_and_kohya_of_each_layers_alpha() {
 #[test]
 fn peft_is_told_which_inputs_ia3_scales() {
     let (host, told) = rig();
-    prepared(&host, r#"{ "kind": "ia3", "targets": ["blocks.0.attn1.to_k", "blocks.0.ff.net.2"] }"#);
+    prepared(
+        &host,
+        r#"{ "kind": "ia3", "targets": ["blocks.0.attn1.to_k", "blocks.0.ff.net.2"] }"#,
+    );
     let told = told.lock().unwrap();
     let config: Value = serde_json::from_str(&told[0].texts["adapter_config.json"]).unwrap();
     assert_eq!(config["peft_type"], "IA3");
-    assert_eq!(config["feedforward_modules"], serde_json::json!(["blocks.0.ff.net.2"]));
-    assert_eq!(told[0].shapes["base_model.model.blocks.0.attn1.to_k.ia3_l"], [OUTPUTS, 1]);
-    assert_eq!(told[0].shapes["base_model.model.blocks.0.ff.net.2.ia3_l"], [1, INPUTS]);
+    assert_eq!(
+        config["feedforward_modules"],
+        serde_json::json!(["blocks.0.ff.net.2"])
+    );
+    assert_eq!(
+        told[0].shapes["base_model.model.blocks.0.attn1.to_k.ia3_l"],
+        [OUTPUTS, 1]
+    );
+    assert_eq!(
+        told[0].shapes["base_model.model.blocks.0.ff.net.2.ia3_l"],
+        [1, INPUTS]
+    );
 }

@@ -97,7 +97,10 @@ fn before_its_first_update_every_kind_is_the_backbone_to_the_bit() {
         let listing = lab.path(&format!("kind{number}/plugins/lora/layers.txt"));
         let listing = std::fs::read_to_string(listing).unwrap();
         assert_eq!(listing.lines().count(), 6, "{listing}");
-        assert!(listing.starts_with("pos_embed.proj [32, 3, 4, 4]: "), "{listing}");
+        assert!(
+            listing.starts_with("pos_embed.proj [32, 3, 4, 4]: "),
+            "{listing}"
+        );
     }
 }
 
@@ -113,7 +116,10 @@ fn every_kind_trains_all_that_it_has_the_same_with_gradient_checkpointing() {
             tensors(&lab.path(&format!("{out}/checkpoints/step-3/parameters.safetensors")))
         };
         let kept = parameters("", &format!("kept{number}"));
-        let again = parameters("--set train.gradient_checkpointing=true", &format!("again{number}"));
+        let again = parameters(
+            "--set train.gradient_checkpointing=true",
+            &format!("again{number}"),
+        );
         assert_eq!(kept.len(), again.len());
         for (name, tensor) in &kept {
             assert_eq!(values(tensor), values(&again[name]), "{kind}: {name}");
@@ -122,7 +128,10 @@ fn every_kind_trains_all_that_it_has_the_same_with_gradient_checkpointing() {
                 name if name.ends_with("ia3_l") => 1.0,
                 _ => 0.0,
             };
-            let moved = values(tensor).iter().filter(|value| **value != start).count();
+            let moved = values(tensor)
+                .iter()
+                .filter(|value| **value != start)
+                .count();
             assert_eq!(moved, tensor.elem_count(), "{kind}: {name}");
         }
     }
@@ -193,7 +202,11 @@ fn two(first: &str, second: &str, out: &str) -> String {
 fn two_loras_train_side_by_side_under_their_own_names() {
     let lab = Lab::new();
     let run = lab.train(&two("style", "subject", "run")).done();
-    assert!(run.stderr.contains("adapts 8 of") && run.stderr.contains("adapts 4 of"), "{}", run.told());
+    assert!(
+        run.stderr.contains("adapts 8 of") && run.stderr.contains("adapts 4 of"),
+        "{}",
+        run.told()
+    );
     let saved = tensors(&lab.path("run/checkpoints/step-5/parameters.safetensors"));
     let path = "transformer_blocks.0.attn1.to_v.lora_A.weight";
     assert_eq!(saved[&format!("style.{path}")].dims(), [2, 32]);
@@ -211,16 +224,16 @@ fn the_order_of_two_loras_changes_nothing_but_rounding() {
     let lab = Lab::new();
     lab.train(&two("style", "subject", "one")).done();
     lab.train(&two("subject", "style", "other")).done();
-    let losses = |run: &str| -> Vec<f64> {
-        lab.metrics(run).iter().map(|step| step["loss"]).collect()
-    };
+    let losses =
+        |run: &str| -> Vec<f64> { lab.metrics(run).iter().map(|step| step["loss"]).collect() };
     let (one, other) = (losses("one"), losses("other"));
     // At first both updates are zero, and the sums are the same to the bit.
     assert_eq!(one[0], other[0]);
     for (one, other) in one.iter().zip(&other) {
         assert!((one - other).abs() <= 1e-5 * one.abs(), "{one} and {other}");
     }
-    let saved = |run: &str| tensors(&lab.path(&format!("{run}/checkpoints/step-5/parameters.safetensors")));
+    let saved =
+        |run: &str| tensors(&lab.path(&format!("{run}/checkpoints/step-5/parameters.safetensors")));
     assert_eq!(
         saved("one").keys().collect::<Vec<_>>(),
         saved("other").keys().collect::<Vec<_>>()
@@ -236,7 +249,10 @@ fn the_files_asked_for_are_written() {
         ))
         .done();
     };
-    run(r#"--set lora.dora=true --set lora.formats=["diffusers","peft","kohya"]"#, "all");
+    run(
+        r#"--set lora.dora=true --set lora.formats=["diffusers","peft","kohya"]"#,
+        "all",
+    );
     let files: Vec<String> = lab
         .files("all/adapter")
         .keys()
@@ -255,9 +271,11 @@ fn the_files_asked_for_are_written() {
     let path = "transformer_blocks.1.attn1.to_out.0";
     let flat = path.replace('.', "_");
     let magnitude = values(
-        &read("pytorch_lora_weights.safetensors")[&format!("transformer.{path}.lora_magnitude_vector")],
+        &read("pytorch_lora_weights.safetensors")
+            [&format!("transformer.{path}.lora_magnitude_vector")],
     );
-    let peft = &read("adapter_model.safetensors")[&format!("base_model.model.{path}.lora_magnitude_vector")];
+    let peft = &read("adapter_model.safetensors")
+        [&format!("base_model.model.{path}.lora_magnitude_vector")];
     let kohya = read("kohya.safetensors");
     let scale = &kohya[&format!("lora_unet_{flat}.dora_scale")];
     assert_eq!((values(peft), peft.dims()), (magnitude.clone(), &[32][..]));
@@ -266,7 +284,10 @@ fn the_files_asked_for_are_written() {
 
     run("--set lora.kind=ia3 --set lora.rank=16", "ia3");
     assert_eq!(lab.files("ia3/adapter").len(), 2);
-    assert_eq!(lab.json("ia3/adapter/adapter_config.json")["peft_type"], "IA3");
+    assert_eq!(
+        lab.json("ia3/adapter/adapter_config.json")["peft_type"],
+        "IA3"
+    );
 }
 
 #[test]
@@ -274,10 +295,16 @@ fn a_run_goes_on_from_the_files_of_another() {
     let lab = Lab::new();
     for (number, (kind, file)) in [
         ("--set lora.alpha=4", "pytorch_lora_weights.safetensors"),
-        ("--set lora.rslora=true --set lora.dora=true", "kohya.safetensors"),
+        (
+            "--set lora.rslora=true --set lora.dora=true",
+            "kohya.safetensors",
+        ),
         ("--set lora.kind=loha", "adapter_model.safetensors"),
         ("--set lora.kind=lokr", "kohya.safetensors"),
-        ("--set lora.kind=ia3 --set lora.rank=16", "adapter_model.safetensors"),
+        (
+            "--set lora.kind=ia3 --set lora.rank=16",
+            "adapter_model.safetensors",
+        ),
     ]
     .into_iter()
     .enumerate()
@@ -291,7 +318,8 @@ fn a_run_goes_on_from_the_files_of_another() {
             "--plugin lora --set lora.rank=2 {kind} {EVERYWHERE} --set lora.formats={format} --set train.ema_decay=0 --set sample.count=0"
         );
         let (first, second) = (format!("first{number}"), format!("second{number}"));
-        lab.train(&format!("{settings} --steps 3 --out {first}")).done();
+        lab.train(&format!("{settings} --steps 3 --out {first}"))
+            .done();
         let from = format!("{first}/adapter/{file}");
         let from = match format {
             "peft" => format!("{first}/adapter"),
@@ -299,11 +327,15 @@ fn a_run_goes_on_from_the_files_of_another() {
         };
         // A learning rate of nearly nothing leaves the parameters where they start.
         let run = lab
-            .train(&format!("{settings} --lr 1e-30 --steps 1 --set lora.from={from} --out {second}"))
+            .train(&format!(
+                "{settings} --lr 1e-30 --steps 1 --set lora.from={from} --out {second}"
+            ))
             .done();
         assert!(run.stderr.contains("6 layers go on from"), "{}", run.told());
         let saved = |run: &str, step: u64| {
-            tensors(&lab.path(&format!("{run}/checkpoints/step-{step}/parameters.safetensors")))
+            tensors(&lab.path(&format!(
+                "{run}/checkpoints/step-{step}/parameters.safetensors"
+            )))
         };
         let (then, now) = (saved(&first, 3), saved(&second, 1));
         assert_eq!(then.len(), now.len());
@@ -319,10 +351,13 @@ fn a_resumed_run_needs_the_file_no_more_that_it_began_from() {
     let lora = "--plugin lora --set lora.rank=2 --set sample.count=0";
     lab.train(&format!("{lora} --steps 2 --out first")).done();
     let from = "--set lora.from=first/adapter/pytorch_lora_weights.safetensors";
-    lab.train(&format!("{lora} {from} --steps 4 --out whole")).done();
-    lab.train(&format!("{lora} {from} --steps 2 --out halves")).done();
+    lab.train(&format!("{lora} {from} --steps 4 --out whole"))
+        .done();
+    lab.train(&format!("{lora} {from} --steps 2 --out halves"))
+        .done();
     std::fs::remove_dir_all(lab.path("first")).unwrap();
-    lab.train(&format!("{lora} {from} --steps 4 --resume --out halves")).done();
+    lab.train(&format!("{lora} {from} --steps 4 --resume --out halves"))
+        .done();
     assert_eq!(lab.checkpoint("whole", 4), lab.checkpoint("halves", 4));
 }
 
@@ -330,33 +365,50 @@ fn a_resumed_run_needs_the_file_no_more_that_it_began_from() {
 fn a_file_that_does_not_fit_the_settings_is_refused() {
     let lab = Lab::new();
     let lora = "--plugin lora --set sample.count=0 --overwrite --steps 1";
-    lab.train(&format!("{lora} --set lora.rank=2 --out first")).done();
+    lab.train(&format!("{lora} --set lora.rank=2 --out first"))
+        .done();
     let refused = |further: &str, parts: &[&str]| {
         let from = "--set lora.from=first/adapter/pytorch_lora_weights.safetensors";
         lab.train(&format!("{lora} {from} {further} --out other"))
             .refused(3, parts);
     };
     refused("--set lora.rank=4", &["`lora`", "rank 2", "rank 4"]);
-    refused("--set lora.rank=2 --set lora.alpha=8", &["alpha 2", "alpha 8"]);
+    refused(
+        "--set lora.rank=2 --set lora.alpha=8",
+        &["alpha 2", "alpha 8"],
+    );
     refused("--set lora.rank=2 --set lora.dora=true", &["dora"]);
-    refused("--set lora.rank=2 --set lora.kind=loha", &["kind lora", "kind loha"]);
-    refused(r#"--set lora.rank=2 --set lora.targets=["**.ff.net.2"]"#, &["8 layers", "none of them"]);
-    lab.train(&format!("{lora} --set lora.from=nowhere.safetensors --out other"))
-        .refused(3, &["nowhere.safetensors"]);
+    refused(
+        "--set lora.rank=2 --set lora.kind=loha",
+        &["kind lora", "kind loha"],
+    );
+    refused(
+        r#"--set lora.rank=2 --set lora.targets=["**.ff.net.2"]"#,
+        &["8 layers", "none of them"],
+    );
+    lab.train(&format!(
+        "{lora} --set lora.from=nowhere.safetensors --out other"
+    ))
+    .refused(3, &["nowhere.safetensors"]);
 }
 
 #[test]
 fn dora_beside_trained_biases_and_scales_begins_at_the_backbone() {
     let lab = Lab::new();
     let losses = |further: &str, out: &str| -> Vec<f64> {
-        lab.train(&format!("{further} --steps 3 --set sample.count=0 --out {out}"))
-            .done();
+        lab.train(&format!(
+            "{further} --steps 3 --set sample.count=0 --out {out}"
+        ))
+        .done();
         lab.metrics(out).iter().map(|step| step["loss"]).collect()
     };
     for trainable in ["bias", "diffit"] {
         let set = format!("--set train.trainable={trainable}");
         let plain = losses(&set, &format!("plain_{trainable}"));
-        let dora = losses(&format!("{set} --plugin lora --set lora.dora=true"), &format!("dora_{trainable}"));
+        let dora = losses(
+            &format!("{set} --plugin lora --set lora.dora=true"),
+            &format!("dora_{trainable}"),
+        );
         assert_eq!(plain[0], dora[0]);
         assert_ne!(plain[2], dora[2]);
     }

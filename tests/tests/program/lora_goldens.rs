@@ -23,22 +23,46 @@ const CASES: &[(&str, &str)] = &[
     ("rslora_linear", r#""rank": 4, "rslora": true"#),
     ("dora_linear", r#""rank": 4, "dora": true"#),
     ("dora_conv", r#""rank": 4, "dora": true"#),
-    ("dora_linear_dropout", r#""rank": 4, "dora": true, "dropout": 0.25"#),
-    ("dora_conv_dropout", r#""rank": 4, "dora": true, "dropout": 0.25"#),
+    (
+        "dora_linear_dropout",
+        r#""rank": 4, "dora": true, "dropout": 0.25"#,
+    ),
+    (
+        "dora_conv_dropout",
+        r#""rank": 4, "dora": true, "dropout": 0.25"#,
+    ),
     ("loha_linear", r#""kind": "loha", "rank": 4"#),
     ("loha_conv", r#""kind": "loha", "rank": 4"#),
-    ("loha_conv_effective", r#""kind": "loha", "rank": 4, "effective_conv": true"#),
+    (
+        "loha_conv_effective",
+        r#""kind": "loha", "rank": 4, "effective_conv": true"#,
+    ),
     ("lokr_linear", r#""kind": "lokr", "rank": 2"#),
-    ("lokr_linear_both", r#""kind": "lokr", "rank": 2, "decompose_both": true"#),
+    (
+        "lokr_linear_both",
+        r#""kind": "lokr", "rank": 2, "decompose_both": true"#,
+    ),
     ("lokr_linear_whole", r#""kind": "lokr", "rank": 8"#),
-    ("lokr_linear_factor", r#""kind": "lokr", "rank": 2, "decompose_factor": 2"#),
+    (
+        "lokr_linear_factor",
+        r#""kind": "lokr", "rank": 2, "decompose_factor": 2"#,
+    ),
     ("lokr_conv", r#""kind": "lokr", "rank": 1"#),
-    ("lokr_conv_effective", r#""kind": "lokr", "rank": 1, "effective_conv": true"#),
+    (
+        "lokr_conv_effective",
+        r#""kind": "lokr", "rank": 1, "effective_conv": true"#,
+    ),
     ("lokr_conv_whole", r#""kind": "lokr", "rank": 8"#),
     ("ia3_linear", r#""kind": "ia3", "feedforward": []"#),
-    ("ia3_linear_inputs", r#""kind": "ia3", "feedforward": ["layer"]"#),
+    (
+        "ia3_linear_inputs",
+        r#""kind": "ia3", "feedforward": ["layer"]"#,
+    ),
     ("ia3_conv", r#""kind": "ia3", "feedforward": []"#),
-    ("ia3_conv_inputs", r#""kind": "ia3", "feedforward": ["layer"]"#),
+    (
+        "ia3_conv_inputs",
+        r#""kind": "ia3", "feedforward": ["layer"]"#,
+    ),
 ];
 
 /// One adapted layer, in the host's tensors.
@@ -76,9 +100,15 @@ fn layer(weight: &Tensor) -> LayerInfo {
 fn rig(case: &str, settings: &str) -> Rig {
     let golden: BTreeMap<String, Tensor> = tensors(&goldens("peft_layers.safetensors"))
         .into_iter()
-        .filter_map(|(name, tensor)| Some((name.strip_prefix(&format!("{case}/"))?.to_owned(), tensor)))
+        .filter_map(|(name, tensor)| {
+            Some((name.strip_prefix(&format!("{case}/"))?.to_owned(), tensor))
+        })
         .collect();
-    let alpha = if settings.contains("ia3") { "" } else { r#""alpha": 3, "# };
+    let alpha = if settings.contains("ia3") {
+        ""
+    } else {
+        r#""alpha": 3, "#
+    };
     let settings = format!(r#"{{ {alpha}{settings}, "targets": ["layer"], "formats": ["peft"] }}"#);
     let parameters: BTreeMap<String, Var> = golden
         .iter()
@@ -121,7 +151,10 @@ fn rig(case: &str, settings: &str) -> Rig {
     });
     if let Some(uniform) = golden.get("uniform").cloned() {
         host.answer::<services::RandomNumbers>(move |asked| {
-            assert_eq!((asked.kind.as_str(), asked.shape.as_slice()), ("uniform", uniform.dims()));
+            assert_eq!(
+                (asked.kind.as_str(), asked.shape.as_slice()),
+                ("uniform", uniform.dims())
+            );
             Ok(TensorOut {
                 tensor: export(&uniform),
             })
@@ -186,7 +219,9 @@ impl Rig {
 fn assert_close(what: &str, ours: &Tensor, theirs: &Tensor) {
     assert_eq!(ours.dims(), theirs.dims(), "{what}");
     let (ours, theirs) = (values(ours), values(theirs));
-    let size = theirs.iter().fold(1e-3f32, |size, value| size.max(value.abs()));
+    let size = theirs
+        .iter()
+        .fold(1e-3f32, |size, value| size.max(value.abs()));
     for (ours, theirs) in ours.iter().zip(&theirs) {
         let error = (ours - theirs).abs() / size;
         assert!(error < 2e-6, "{what}: {ours} and {theirs}");
@@ -207,11 +242,19 @@ fn every_kind_gives_what_peft_gives_and_has_its_gradients() {
         assert_close(&format!("{case}: y"), &y, &rig.golden["y"]);
         let loss = (y * &rig.golden["weights"]).unwrap().sum_all().unwrap();
         let mut gradients = recording.backward(&loss).unwrap();
-        assert_close(&format!("{case}: x"), &gradient(&mut gradients, &x), &rig.golden["grad.x"]);
+        assert_close(
+            &format!("{case}: x"),
+            &gradient(&mut gradients, &x),
+            &rig.golden["grad.x"],
+        );
         assert!(!rig.parameters.is_empty());
         for (part, var) in rig.parameters.iter() {
             let theirs = &rig.golden[&format!("grad.{part}")];
-            assert_close(&format!("{case}: {part}"), &gradient(&mut gradients, var), theirs);
+            assert_close(
+                &format!("{case}: {part}"),
+                &gradient(&mut gradients, var),
+                theirs,
+            );
         }
     }
 }
