@@ -295,3 +295,67 @@ fn keys_that_fit_nothing_are_counted_and_named() {
         assert!(sentence.contains(part), "`{part}` is not in: {sentence}");
     }
 }
+
+#[test]
+fn what_is_rewritten_in_another_format_means_the_same_or_is_refused() {
+    use super::write::{Format, write};
+    let layers = crate::backbone::layers_of(&small()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let check = |name: &str, formats: &[Format], refused: &[Format]| {
+        let weights = AdapterWeights::read(&file(name)).unwrap();
+        let updates = weights.matched(&layers).unwrap().updates;
+        for &format in formats {
+            let written = write(&updates, &layers, format).unwrap();
+            let folder = dir.path().join(format!("{name} {format:?}"));
+            std::fs::create_dir(&folder).unwrap();
+            let tensors = written
+                .tensors
+                .iter()
+                .map(|(key, tensor)| (key.clone(), tensor))
+                .collect();
+            let mut out = std::fs::File::create(folder.join(written.file)).unwrap();
+            crate::fs::tensors::write(&mut out, &written.metadata, &tensors, |_| DType::F32)
+                .unwrap();
+            if let Some((text, content)) = written.text {
+                std::fs::write(folder.join(text), content).unwrap();
+            }
+            let (backbone, _) = opened(&[(folder, 1.0)], DType::F32);
+            let expected = &predictions()[name];
+            let largest = difference(&prediction(&backbone), expected);
+            assert!(largest < 1e-4, "{name} as {format:?}: off by {largest}");
+        }
+        for &format in refused {
+            assert!(
+                write(&updates, &layers, format).is_err(),
+                "{name} as {format:?}"
+            );
+        }
+    };
+    use Format::{Diffusers, Kohya, Peft};
+    for name in [
+        "lora",
+        "dora",
+        "diffusers",
+        "kohya_lora.safetensors",
+        "kohya_dora.safetensors",
+    ] {
+        check(name, &[Peft, Diffusers, Kohya], &[]);
+    }
+    for name in [
+        "loha",
+        "loha_conv",
+        "lokr",
+        "lokr_conv",
+        "lokr_whole",
+        "lycoris_lokr.safetensors",
+    ] {
+        check(name, &[Peft, Kohya], &[Diffusers]);
+    }
+    for name in ["rslora", "conv_and_table"] {
+        check(name, &[Peft, Diffusers], &[Kohya]);
+    }
+    for name in ["ia3", "ia3_inputs"] {
+        check(name, &[Peft], &[Diffusers, Kohya]);
+    }
+    check("biases", &[], &[Peft, Diffusers, Kohya]);
+}

@@ -22,6 +22,17 @@ pub enum Format {
     Kohya,
 }
 
+impl Format {
+    /// The name of its file of tensors.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Diffusers => "pytorch_lora_weights.safetensors",
+            Self::Peft => "adapter_model.safetensors",
+            Self::Kohya => "adapter.safetensors",
+        }
+    }
+}
+
 /// A file to write.
 #[derive(Clone, Debug)]
 pub struct Written {
@@ -49,7 +60,7 @@ pub fn write(
         Format::Peft => {
             let (config, tensors) = peft(updates, layers)?;
             Ok(Written {
-                file: "adapter_model.safetensors",
+                file: format.file(),
                 tensors: prefixed("base_model.model.", tensors),
                 metadata: BTreeMap::new(),
                 text: Some((
@@ -72,7 +83,7 @@ pub fn write(
                 .collect();
             let text = Value::Object(config).to_string();
             Ok(Written {
-                file: "pytorch_lora_weights.safetensors",
+                file: format.file(),
                 tensors: prefixed("transformer.", tensors),
                 metadata: BTreeMap::from([("lora_adapter_metadata".to_owned(), text)]),
                 text: None,
@@ -93,8 +104,12 @@ fn peft(
     updates: &[LayerUpdate],
     layers: &[LayerInfo],
 ) -> Result<(Map<String, Value>, BTreeMap<String, Tensor>), String> {
-    let mut kinds: Vec<Kind> = updates.iter().map(|update| update.kind).collect();
-    kinds.dedup();
+    let mut kinds: Vec<Kind> = Vec::new();
+    for update in updates {
+        if !kinds.contains(&update.kind) {
+            kinds.push(update.kind);
+        }
+    }
     let &[kind] = kinds.as_slice() else {
         let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
         return Err(format!(
@@ -107,8 +122,8 @@ fn peft(
             .iter()
             .any(|update| update.tensors.contains_key(part))
     };
-    if kind == Kind::Full || has("lora_mid") {
-        return Err("PEFT has no form for what this adapter holds".to_owned());
+    if kind == Kind::Full || has("lora_mid") || has("weight") || has("bias") {
+        return Err("it replaces weights or biases of the network or is in a form that PEFT lacks; export the pipeline instead".to_owned());
     }
     if kind != Kind::Lora && has(MAGNITUDE) {
         return Err(format!("PEFT has no magnitudes for {}", kind.name()));
@@ -257,7 +272,7 @@ fn kohya(updates: &[LayerUpdate]) -> Result<Written, String> {
         tensors.insert(format!("{module}.alpha"), alpha);
     }
     Ok(Written {
-        file: "adapter.safetensors",
+        file: Format::Kohya.file(),
         tensors,
         metadata: BTreeMap::new(),
         text: None,

@@ -3,6 +3,7 @@
 //! A [`Backbone`] never changes once it is open. What a run trains lives outside: an [`Overlay`] of tensors that stand in for named parameters, a [`LayerHook`] that adapts layer
 //! outputs, and residuals added between blocks. A [`Pass`] says which of these one forward uses, so the frozen model stays callable beside the tuned one.
 
+mod assembly;
 mod checkpoint;
 pub mod dit;
 mod error;
@@ -10,6 +11,7 @@ pub mod forward_file;
 mod inspect;
 mod layers;
 mod pass;
+mod resnet;
 mod source;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -20,11 +22,15 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use assembly::{Assembly, Conv2d as AssemblyConv2d, GroupNorm};
+pub(crate) use checkpoint::ModelFolder;
 pub use dit::DitConfig;
 pub use error::Error;
 pub use inspect::{Inspection, inspect, layers_by, layers_of};
+pub(crate) use layers::Linear;
 pub use layers::{Conv, LayerInfo, LayerKind};
-pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Replay};
+pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Positions, Replay};
+pub(crate) use resnet::{Norms, Resnet};
 pub(crate) use source::Source;
 
 use crate::adapter::merged::Merged;
@@ -176,6 +182,14 @@ impl Backbone {
     pub fn init(config: DitConfig, seed: u64, device: &Device) -> Result<Self, Error> {
         let tensors = dit::init(&config, seed, device)?;
         Self::from_parts(config, tensors)
+    }
+
+    /// The same backbone with other positions at sizes that it was not trained at; at its own size nothing changes.
+    pub fn with_positions(mut self, positions: Positions) -> Self {
+        match &mut self.model {
+            Model::Dit(dit) => dit.set_positions(positions),
+        }
+        self
     }
 
     fn build(config: DitConfig, source: &dyn Source) -> Result<Self, Error> {

@@ -1,6 +1,6 @@
 //! `host export`: what a run trained, for other programs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -12,7 +12,7 @@ use super::prepare::plugins_of;
 use super::text::Listing;
 use super::threads;
 use crate::adapter::write::Format;
-use crate::config::{Overrides, Precision, resolve};
+use crate::config::{Overrides, Precision, Resolved, resolve};
 use crate::report::Progress;
 use crate::train::folder::RUN_FILE;
 use crate::train::from_run::Saved;
@@ -80,26 +80,15 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
             arguments.run.display()
         )));
     }
-    if arguments.out.exists() && !arguments.overwrite {
-        return Err(Failure::input(format!(
-            "{} exists already; replace it with --overwrite, or choose another folder",
-            arguments.out.display()
-        )));
-    }
-    let inside = |folder: &PathBuf| std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
-    if inside(&arguments.run).starts_with(inside(&arguments.out)) {
-        return Err(Failure::input(format!(
-            "{} holds the run itself; choose another folder to write",
-            arguments.out.display()
-        )));
-    }
     threads::set(arguments.threads.unwrap_or(0) as usize);
     let mut resolved = resolve(&Overrides {
         config: Some(file),
         plugin_dirs: arguments.plugin_dirs.clone(),
         ..Overrides::default()
     })?;
+    arguments.check_place(&resolved)?;
     let saved = Saved {
+        inputs: None,
         folder: arguments.run.clone(),
         plan: plugins_of(&mut resolved)?,
         step: arguments.checkpoint,
@@ -133,4 +122,61 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
         },
         || json!({ "out": arguments.out, "exported": exported }),
     ))
+}
+
+impl Arguments {
+    /// Refuses a folder that must not be replaced: without `--overwrite` any, with it one that holds what the run is made from, or that is no earlier export.
+    fn check_place(&self, resolved: &Resolved) -> Result<(), Failure> {
+        let out = &self.out;
+        let shown = out.display();
+        if !out.exists() {
+            return Ok(());
+        }
+        if !self.overwrite {
+            return Err(Failure::input(format!(
+                "{shown} exists already; replace it with --overwrite, or choose another folder"
+            )));
+        }
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let inside = |path: &Path| real(path).starts_with(real(out));
+        if inside(&self.run) {
+            return Err(Failure::input(format!(
+                "{shown} holds the run itself; choose another folder to write"
+            )));
+        }
+        let config = &resolved.config;
+        let adapters = config.adapter.iter().map(|entry| &entry.path);
+        if let Some(source) = config
+            .backbone
+            .path
+            .iter()
+            .chain(adapters)
+            .find(|path| inside(path))
+        {
+            return Err(Failure::input(format!(
+                "{shown} holds {}, which the run is made from; choose another folder to write",
+                source.display()
+            )));
+        }
+        match is_export(out) {
+            true => Ok(()),
+            false => Err(Failure::input(format!(
+                "{shown} is no export, so --overwrite leaves it alone; choose another folder"
+            ))),
+        }
+    }
+}
+
+/// Whether a folder is empty or one that this command writes: of several plugins, each has a folder in it.
+fn is_export(folder: &Path) -> bool {
+    let written = |folder: &Path| {
+        let formats = [Format::Diffusers, Format::Peft, Format::Kohya].map(Format::file);
+        let mut names = formats.iter().chain(&["model_index.json"]);
+        names.any(|name| folder.join(name).is_file())
+    };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return false;
+    };
+    let below: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    written(folder) || below.iter().all(|below| written(below))
 }

@@ -16,7 +16,7 @@ use crate::config::{Overrides, Resolved, Sampler, Spacing, resolve};
 use crate::pretrained;
 use crate::report::Progress;
 use crate::train::folder::RUN_FILE;
-use crate::train::from_run::{Saved, classes_of, draw_saved};
+use crate::train::from_run::{Saved, classes_of, draw_saved, open_inputs};
 use crate::train::save_pictures;
 
 /// Draw images with a run's trained weights, or with a backbone alone, into one PNG
@@ -73,6 +73,10 @@ pub(super) struct Arguments {
     /// Use the checkpoint after this many steps [default: the newest]
     #[arg(long, value_name = "N", requires = "run")]
     checkpoint: Option<u64>,
+    /// What to draw from, for plugins that begin with pictures (sources, masks, references): a folder or table of images, or scenes:DOMAIN
+    /// [default: the run's data]
+    #[arg(long, value_name = "DATA", requires = "run")]
+    input: Option<String>,
     /// The PNG to write
     #[arg(long, value_name = "FILE.png", default_value = "samples.png")]
     out: PathBuf,
@@ -102,12 +106,23 @@ pub(super) fn draw(
     if resolved.config.sample.count == 0 {
         return Err(Failure::input("there is nothing to draw: --count is 0"));
     }
+    let inputs = match (&arguments.run, &arguments.input) {
+        (Some(run), Some(input)) => {
+            let inputs = open_inputs(&resolved.config, input, &classes_of(run))?;
+            if arguments.count.is_none() {
+                resolved.config.sample.count = inputs.len();
+            }
+            Some(inputs)
+        }
+        _ => None,
+    };
     let saved = match &arguments.run {
         Some(folder) => Some(Saved {
             folder: folder.clone(),
             plan: plugins_of(&mut resolved)?,
             step: arguments.checkpoint,
             averaged: !arguments.no_ema,
+            inputs,
         }),
         None => None,
     };
@@ -192,8 +207,9 @@ impl Arguments {
 
     /// Writes the classes asked for into the configuration, and gives those to draw if none are asked for.
     fn classes(&self, resolved: &mut Resolved) -> Result<Vec<u32>, Failure> {
-        let known =
-            pretrained::inspect(resolved.config.backbone.path.as_deref())?.num_classes as u32;
+        let known = pretrained::inspect(resolved.config.backbone.path.as_deref())?
+            .info
+            .num_classes as u32;
         let names = match (&self.run, &resolved.config.backbone.path) {
             (Some(folder), _) => classes_of(folder),
             (None, None) => pretrained::embedded_classes(),

@@ -69,6 +69,11 @@ mod tests {
         let names: Vec<_> = sections.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["run", "backbone", "data", "train", "sample"]);
         let keys: Vec<_> = sections[2].1.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(keys, ["source", "size", "flip", "count", "seed", "workers"]);
+        assert_eq!(
+            keys,
+            [
+                "source", "size", "flip", "count", "seed", "workers", "columns"
+            ]
+        );
     }
 }

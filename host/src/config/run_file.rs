@@ -3,11 +3,12 @@
 //! These structs hold what was written, nothing derived; every field can be given in the file, by `--set SECTION.KEY=VALUE`,
 //! and the common ones by a flag of their own. The doc comment of a field is its documentation everywhere.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Precision, Sampler, Schedule, Spacing, Trainable, Weighting};
+use super::choices::{Positions, Precision, Sampler, Schedule, Spacing, Trainable, Weighting};
 
 /// A whole run: what `run.toml` holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -50,6 +51,8 @@ pub struct BackboneSection {
     pub path: Option<PathBuf>,
     /// Number format of the frozen weights and of the computation.
     pub dtype: Precision,
+    /// Positions of patches in pictures of another size than the backbone was trained at; at its own size nothing changes.
+    pub positions: Positions,
 }
 
 /// `[data]`: the images to train on.
@@ -69,6 +72,10 @@ pub struct DataSection {
     pub seed: u64,
     /// Threads that decode images in the background. 0: chosen from the number of cores.
     pub workers: usize,
+    /// Further pictures of each image, by their names in a batch: where each comes from. Of a folder that is the name of a picture in its `metadata.jsonl`
+    /// (absent for all of them under their own names); of scenes a map (`edges`, `fill`, `depth`, `normals`, `mask`), `hole`, `reference_1` and so on,
+    /// or `domain:NAME` (absent for none).
+    pub columns: Option<BTreeMap<String, String>>,
 }
 
 impl Default for DataSection {
@@ -80,6 +87,7 @@ impl Default for DataSection {
             count: None,
             seed: 1,
             workers: 0,
+            columns: None,
         }
     }
 }

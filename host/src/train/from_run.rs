@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use candle_core::Device;
 use plugin_api::Phase;
 
 use crate::backbone::Overlay;
 use crate::cancel::Cancel;
-use crate::config::Resolved;
+use crate::config::{Resolved, RunFile};
+use crate::data::{self, Dataset};
 use crate::plugin::resolve as plugins;
 use crate::plugin::stack::{OutputPicture, Stack};
 use crate::pretrained::{self, Pretrained};
@@ -17,11 +19,11 @@ use crate::report::Progress;
 use crate::report::summary::Report;
 
 use super::checkpoint::{self, Checkpoint};
-use super::run::selections;
-use super::{Drawing, Error, Facts, Parameters, Session, Weights, draw_pictures, trainer};
+use super::run::{open_data, selections};
+use super::{Drawing, Error, Facts, Parameters, Session, Weights, draw_pictures, inputs, trainer};
 
-/// Which of a run's saved weights to draw with.
-#[derive(Clone, Debug)]
+/// Which of a run's saved weights to draw with, and from what.
+#[derive(Clone)]
 pub struct Saved {
     /// The run folder; it may have been moved.
     pub folder: PathBuf,
@@ -31,6 +33,8 @@ pub struct Saved {
     pub step: Option<u64>,
     /// Take the averaged weights where the run keeps them.
     pub averaged: bool,
+    /// What plugins find at the start of sampling; none is the run's own data.
+    pub inputs: Option<Arc<dyn Dataset>>,
 }
 
 /// What to draw.
@@ -65,9 +69,10 @@ pub fn draw_saved(
         &config.adapter,
         &device,
         config.backbone.dtype.into(),
-    )?;
+    )?
+    .placing(config.backbone.positions.into());
     let null = model.backbone.info().num_classes as u32;
-    let drawing = Drawing::new(&config.sample, classes, null, "samples");
+    let mut drawing = Drawing::new(&config.sample, classes, null, "samples");
     let (Some(saved), Some(place)) = (saved, place) else {
         let session = session(
             resolved,
@@ -88,6 +93,15 @@ pub fn draw_saved(
         overlay,
         step,
     } = restored(resolved, saved, &place, model, progress, cancel)?;
+    let asked = config.sample.classes.is_some();
+    match &saved.inputs {
+        Some(inputs) => inputs::give(&mut drawing, &**inputs, asked, &session)?,
+        // Most plugins need none, and the data may be gone.
+        None => match open_data(config, session.image_size()) {
+            Ok(data) => inputs::give(&mut drawing, &*data, asked, &session)?,
+            Err(error) => tracing::warn!("the run's data are not at hand: {error}"),
+        },
+    }
     Ok(Drawn {
         pictures: draw_pictures(&session, &Weights::Current(overlay), &drawing)?,
         step: Some(step),
@@ -122,7 +136,8 @@ pub(super) fn restore(
         &resolved.config.adapter,
         &Device::Cpu,
         backbone.dtype.into(),
-    )?;
+    )?
+    .placing(backbone.positions.into());
     restored(resolved, saved, &place, model, progress, cancel)
 }
 
@@ -169,6 +184,24 @@ fn restored(
         overlay,
         step,
     })
+}
+
+/// Opens the data that a run is to draw from, as the run opens its own: pictures of its size, under the names of its columns.
+///
+/// # Errors
+/// What is wrong with the data, or classes that the run does not know.
+pub fn open_inputs(
+    config: &RunFile,
+    source: &str,
+    classes: &[String],
+) -> Result<Arc<dyn Dataset>, Error> {
+    let mut config = config.clone();
+    config.data.source = source.to_owned();
+    config.data.count = None;
+    let size = pretrained::inspect(config.backbone.path.as_deref())?.image_size();
+    let inputs = open_data(&config, size)?;
+    data::check_readable(&*inputs)?;
+    data::relabelled(inputs, classes).map_err(Error::from)
 }
 
 /// Names of the classes that a run was trained on, from its report; empty where it has none.

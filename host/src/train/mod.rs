@@ -9,6 +9,7 @@ mod feed;
 mod fit;
 pub mod folder;
 pub mod from_run;
+mod inputs;
 pub mod objective;
 mod optimizer;
 mod parameters;

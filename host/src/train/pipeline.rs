@@ -1,6 +1,6 @@
 //! A run's result for other programs, from its folder: a whole diffusers pipeline with everything trained merged in, or the adapter in another format.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
@@ -101,6 +101,7 @@ fn pipeline(
     let frozen: BTreeMap<&str, &Tensor> = backbone.parameters().collect();
     let declared = session.adapters.borrow();
     let mut beside = Vec::new();
+    let mut done: HashSet<(String, String)> = HashSet::new();
     for (plugin, file) in declared.iter() {
         let updates = match updates(file, session)? {
             Ok(updates) => updates,
@@ -114,6 +115,14 @@ fn pipeline(
                 continue;
             }
         };
+        // A plugin may declare one adapter in several formats; it counts once.
+        let updates: Vec<LayerUpdate> = updates
+            .into_iter()
+            .filter(|update| done.insert((plugin.clone(), update.path.clone())))
+            .collect();
+        if updates.is_empty() {
+            continue;
+        }
         for update in &updates {
             for (parameter, is_weight) in [("weight", true), ("bias", false)] {
                 let name = format!("{}.{parameter}", update.path);

@@ -240,7 +240,7 @@ impl Services for Session {
             out_channels: info.out_channels,
             latent_channels: info.in_channels,
             sample_size: info.sample_size,
-            image_size: info.sample_size,
+            image_size: self.image_size(),
             num_classes: Some(info.num_classes as u32),
             null_class: Some(info.num_classes as u32),
             learned_variance: info.learned_variance,
@@ -301,6 +301,8 @@ impl Services for Session {
             dataset_len: facts.dataset_len,
             classes: facts.classes.clone(),
             plugins: facts.plugins.clone(),
+            image_size: facts.image_size,
+            columns: facts.columns.clone(),
         })
     }
 

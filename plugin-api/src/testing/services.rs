@@ -283,5 +283,7 @@ fn run_info() -> RunInfo {
         dataset_len: 0,
         classes: Vec::new(),
         plugins: Vec::new(),
+        image_size: None,
+        columns: None,
     }
 }
