@@ -7,6 +7,8 @@ to the largest prediction, beside how far the adapter moves the prediction, and 
 Run by hand, with torch 2.13.0, diffusers 0.42.1, peft 0.21.2, safetensors 0.8.0:
 
     python tests/goldens/peft_roundtrip.py target/debug/host
+
+DiT's own class has no `load_lora_adapter` in diffusers; it gets the mixin that has it.
 """
 
 import json
@@ -18,6 +20,7 @@ import tempfile
 import numpy
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel
+from diffusers.loaders import PeftAdapterMixin
 from peft import PeftConfig, PEFT_TYPE_TO_CONFIG_MAPPING, inject_adapter_in_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -38,6 +41,10 @@ CASES = {
     "lokr factor": ([EVERYWHERE, "lora.kind=lokr", "lora.decompose_factor=2"], ["diffusers", "peft"]),
     "ia3": ([EVERYWHERE, "lora.kind=ia3", "lora.rank=16"], ["peft"]),
 }
+
+
+class Adaptable(DiTTransformer2DModel, PeftAdapterMixin):
+    """diffusers' DiT with diffusers' way to load adapters, which its other transformers have."""
 
 
 def backbone(folder):
@@ -65,7 +72,8 @@ def predict(model, inputs):
 
 
 def with_diffusers(model, adapter):
-    model.load_lora_adapter(adapter / "pytorch_lora_weights.safetensors", prefix="transformer")
+    # With its name given, as pipelines do; a bare path is read without the header, and so without alphas.
+    model.load_lora_adapter(adapter, weight_name="pytorch_lora_weights.safetensors", prefix="transformer")
     return model
 
 
@@ -91,7 +99,7 @@ def main():
         torch.manual_seed(1)
         inputs = {"latents": torch.randn(3, 3, 8, 8), "timesteps": torch.tensor([3, 400, 999]), "class_labels": torch.tensor([0, 4, 2])}
         save_file(inputs, folder / "inputs.safetensors")
-        fresh = lambda: DiTTransformer2DModel.from_pretrained(folder / "dit" / "transformer").eval()
+        fresh = lambda: Adaptable.from_pretrained(folder / "dit" / "transformer").eval()
         plain = predict(fresh(), inputs)
 
         def run(*arguments):

@@ -114,7 +114,10 @@ fn agree(file: &str, settings: &LoraSettings, target: &Target, update: &LayerUpd
     }
     let (rank, alpha) = (target.rank, target.alpha);
     let same = |a: f64, b: f64| (a - b).abs() <= 1e-6 * a.abs().max(b.abs());
-    let agrees = update.rank == rank && same(update.scale, settings.scale(rank, alpha));
+    // The rank of a Kronecker product of two whole factors is nowhere in some files, and nothing depends on it.
+    let unknown = update.tensors.contains_key("lokr_w1") && update.tensors.contains_key("lokr_w2");
+    let agrees =
+        (unknown || update.rank == rank) && same(update.scale, settings.scale(rank, alpha));
     if kind != Kind::Ia3 && !agrees {
         bail!(
             "`{path}` has rank {} and alpha {} (counting {}) in {file}, and rank {rank} and alpha {alpha} (counting {}) in the settings: set `rank`, `alpha` and `rslora` as the file has them",

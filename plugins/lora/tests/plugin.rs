@@ -393,13 +393,20 @@ fn peft_is_told_of_other_ranks_and_alphas_and_kohya_of_each_layers_alpha() {
     let (host, told) = rig();
     prepared(
         &host,
-        r#"{ "rank": 8, "alpha": 4, "rslora": true, "dora": true, "dropout": 0.5, "targets": ["**.to_q"], "formats": ["peft", "kohya"],
+        r#"{ "rank": 8, "alpha": 4, "rslora": true, "dora": true, "dropout": 0.5, "targets": ["**.to_q"], "formats": ["peft", "kohya", "diffusers"],
             "rank_pattern": { "blocks.1.**": 4 }, "alpha_pattern": { "blocks.0.**": 2 } }"#,
     );
     let told = told.lock().unwrap();
     let files: Vec<&str> = told.iter().map(|told| told.file.as_str()).collect();
-    assert_eq!(files, ["adapter_model.safetensors", "kohya.safetensors"]);
-    let (peft, kohya) = (&told[0], &told[1]);
+    assert_eq!(
+        files,
+        [
+            "adapter_model.safetensors",
+            "kohya.safetensors",
+            "pytorch_lora_weights.safetensors"
+        ]
+    );
+    let (peft, kohya, diffusers) = (&told[0], &told[1], &told[2]);
 
     assert_eq!(
         peft.shapes["base_model.model.blocks.1.attn1.to_q.lora_A.weight"],
@@ -428,6 +435,11 @@ fn peft_is_told_of_other_ranks_and_alphas_and_kohya_of_each_layers_alpha() {
     ] {
         assert_eq!(config[key], value, "{key}");
     }
+
+    // diffusers would predict with dropout.
+    let header: Value = serde_json::from_str(&diffusers.metadata["lora_adapter_metadata"]).unwrap();
+    assert_eq!(header["transformer.lora_dropout"], 0.0);
+    assert_eq!(header["transformer.use_rslora"], true);
 
     let name = |part: &str| format!("lora_unet_blocks_1_attn1_to_q.{part}");
     assert_eq!(kohya.shapes[&name("lora_down.weight")], [4, INPUTS]);

@@ -302,6 +302,10 @@ fn a_run_goes_on_from_the_files_of_another() {
         ("--set lora.kind=loha", "adapter_model.safetensors"),
         ("--set lora.kind=lokr", "kohya.safetensors"),
         (
+            "--set lora.kind=lokr --set lora.rank=16",
+            "kohya.safetensors",
+        ),
+        (
             "--set lora.kind=ia3 --set lora.rank=16",
             "adapter_model.safetensors",
         ),

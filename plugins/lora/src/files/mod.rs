@@ -44,8 +44,12 @@ impl Trained<'_> {
 
     /// PEFT's names below the part of the pipeline, and PEFT's configuration in the header.
     fn diffusers(&self) -> AdapterFile {
-        let prefixed: serde_json::Map<String, serde_json::Value> = self
-            .config()
+        let mut config = self.config();
+        // diffusers leaves the dropout of what it loads switched on, so that predictions would be random.
+        if let Some(dropout) = config.get_mut("lora_dropout") {
+            *dropout = 0.0.into();
+        }
+        let prefixed: serde_json::Map<String, serde_json::Value> = config
             .into_iter()
             .map(|(key, value)| (format!("{}.{key}", self.part), value))
             .collect();
