@@ -7,6 +7,7 @@ mod arguments;
 mod bench;
 mod data;
 mod doctor;
+mod export;
 mod failure;
 mod interruption;
 mod logging;
@@ -83,6 +84,7 @@ enum Command {
     Run(run::Arguments),
     Plan(plan::Arguments),
     Sample(sample::Arguments),
+    Export(export::Arguments),
     Report(report::Arguments),
     Pretrain(pretrain::Arguments),
     Bench(bench::Arguments),
@@ -124,6 +126,7 @@ fn dispatch(command: Command, progress: &crate::report::Progress) -> Result<List
         Command::Run(arguments) => run::run(&arguments, progress),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Sample(arguments) => sample::run(&arguments, progress),
+        Command::Export(arguments) => export::run(&arguments, progress),
         Command::Report(arguments) => report::run(&arguments),
         Command::Pretrain(arguments) => pretrain::run(&arguments, progress),
         Command::Bench(arguments) => bench::run(&arguments, progress),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::json;
 
-use super::arguments::{Flags, whole};
+use super::arguments::{AdapterChoice, Flags, whole};
 use super::failure::Failure;
 use super::interruption::watch;
 use super::prepare::plugins_of;
@@ -32,6 +32,8 @@ pub(super) struct Arguments {
     /// A diffusers folder or a DiT checkpoint file
     #[arg(long, value_name = "DIR")]
     backbone: Option<PathBuf>,
+    #[command(flatten)]
+    adapters: AdapterChoice,
     /// How many images
     #[arg(long, value_name = "N", value_parser = whole(), allow_negative_numbers = true)]
     count: Option<i64>,
@@ -198,14 +200,16 @@ impl Arguments {
             config,
             flags: flags.0,
             plugin_dirs: self.plugin_dirs.clone(),
+            adapters: self.adapters.adapters.clone(),
             ..Overrides::default()
         })
     }
 
     /// Writes the classes asked for into the configuration, and gives those to draw if none are asked for.
     fn classes(&self, resolved: &mut Resolved) -> Result<Vec<u32>, Failure> {
-        let known =
-            pretrained::inspect(resolved.config.backbone.path.as_deref())?.num_classes as u32;
+        let known = pretrained::inspect(resolved.config.backbone.path.as_deref())?
+            .info
+            .num_classes as u32;
         let names = match (&self.run, &resolved.config.backbone.path) {
             (Some(folder), _) => classes_of(folder),
             (None, None) => pretrained::embedded_classes(),

@@ -31,7 +31,8 @@ pub(super) fn ordered<T: Serialize>(data: &T) -> Sections {
 }
 
 /// The entries of a JSON object, in its order.
-struct Pairs<V>(Vec<(String, V)>);
+#[derive(Debug)]
+pub(crate) struct Pairs<V>(pub(crate) Vec<(String, V)>);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -26,6 +26,8 @@ pub struct RunFile {
     pub train: TrainSection,
     /// The sample grids made before, during and after training.
     pub sample: SampleSection,
+    /// Adapters that are merged into the frozen network's weights as it loads, one after the other.
+    pub adapter: Vec<AdapterEntry>,
     /// The plugins, in the order in which they share slots.
     pub plugin: Vec<PluginEntry>,
 }
@@ -221,6 +223,24 @@ impl Default for SampleSection {
             every: 0,
         }
     }
+}
+
+/// One `[[adapter]]`: a file that diffusers, PEFT, kohya, LyCORIS or this program wrote.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdapterEntry {
+    /// A `.safetensors` file, a folder of PEFT's or diffusers', or a run folder. Relative to the run file.
+    pub path: PathBuf,
+    /// How strongly it counts: 1 as trained, 0 not at all.
+    #[serde(default = "one")]
+    pub scale: f64,
+    /// SHA-256 that the file must have, hexadecimal. The run folder's own run file has it, so that a run is not resumed on another adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// One `[[plugin]]`: a name or a path, and that plugin's own settings.

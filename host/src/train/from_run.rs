@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use plugin_api::Phase;
 
+use crate::backbone::Overlay;
 use crate::cancel::Cancel;
 use crate::config::{Resolved, RunFile};
 use crate::data::{self, Dataset};
@@ -65,6 +66,7 @@ pub fn draw_saved(
         .transpose()?;
     let model = pretrained::open(
         config.backbone.path.as_deref(),
+        &config.adapter,
         &device,
         config.backbone.dtype.into(),
     )?
@@ -86,7 +88,68 @@ pub fn draw_saved(
         });
     };
 
-    let checkpoint = Checkpoint::load(&place, &device)?;
+    let Restored {
+        session,
+        overlay,
+        step,
+    } = restored(resolved, saved, &place, model, progress, cancel)?;
+    let asked = config.sample.classes.is_some();
+    match &saved.inputs {
+        Some(inputs) => inputs::give(&mut drawing, &**inputs, asked, &session)?,
+        // Most plugins need none, and the data may be gone.
+        None => match open_data(config, session.image_size()) {
+            Ok(data) => inputs::give(&mut drawing, &*data, asked, &session)?,
+            Err(error) => tracing::warn!("the run's data are not at hand: {error}"),
+        },
+    }
+    Ok(Drawn {
+        pictures: draw_pictures(&session, &Weights::Current(overlay), &drawing)?,
+        step: Some(step),
+    })
+}
+
+/// A run as it stood at a checkpoint.
+pub(super) struct Restored {
+    /// The run, its plugins prepared and its parameters at their saved values.
+    pub(super) session: Rc<Session>,
+    /// What stands in for backbone tensors.
+    pub(super) overlay: Overlay,
+    /// Steps of training behind it.
+    pub(super) step: u64,
+}
+
+/// Brings back a run from its folder.
+///
+/// # Errors
+/// As [`draw_saved`].
+pub(super) fn restore(
+    resolved: &Resolved,
+    saved: &Saved,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Restored, Error> {
+    // Looked for before the backbone loads, which takes longest.
+    let place = find(&saved.folder, saved.step)?;
+    let backbone = &resolved.config.backbone;
+    let model = pretrained::open(
+        backbone.path.as_deref(),
+        &resolved.config.adapter,
+        &Device::Cpu,
+        backbone.dtype.into(),
+    )?
+    .placing(backbone.positions.into());
+    restored(resolved, saved, &place, model, progress, cancel)
+}
+
+fn restored(
+    resolved: &Resolved,
+    saved: &Saved,
+    place: &Path,
+    model: Pretrained,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Restored, Error> {
+    let checkpoint = Checkpoint::load(place, &Device::Cpu)?;
     let step = checkpoint.state.step;
     let mut values = checkpoint.parameters;
     if saved.averaged {
@@ -104,7 +167,7 @@ pub fn draw_saved(
     trainer::prepare(
         &session,
         &mut stack,
-        selections(&config.train.trainable).as_deref(),
+        selections(&resolved.config.train.trainable).as_deref(),
         step,
     )?;
     stack.load_state(
@@ -116,18 +179,10 @@ pub fn draw_saved(
     session.backbone.check_overlay(&overlay)?;
     session.begin(stack);
     session.step.set(step);
-    let asked = config.sample.classes.is_some();
-    match &saved.inputs {
-        Some(inputs) => inputs::give(&mut drawing, &**inputs, asked, &session)?,
-        // Most plugins need none, and the data may be gone.
-        None => match open_data(config, session.backbone.info().sample_size) {
-            Ok(data) => inputs::give(&mut drawing, &*data, asked, &session)?,
-            Err(error) => tracing::warn!("the run's data are not at hand: {error}"),
-        },
-    }
-    Ok(Drawn {
-        pictures: draw_pictures(&session, &Weights::Current(overlay), &drawing)?,
-        step: Some(step),
+    Ok(Restored {
+        session,
+        overlay,
+        step,
     })
 }
 
@@ -143,7 +198,7 @@ pub fn open_inputs(
     let mut config = config.clone();
     config.data.source = source.to_owned();
     config.data.count = None;
-    let size = pretrained::inspect(config.backbone.path.as_deref())?.sample_size;
+    let size = pretrained::inspect(config.backbone.path.as_deref())?.image_size();
     let inputs = open_data(&config, size)?;
     data::check_readable(&*inputs)?;
     data::relabelled(inputs, classes).map_err(Error::from)

@@ -14,6 +14,7 @@ pub mod objective;
 mod optimizer;
 mod parameters;
 mod pictures;
+pub mod pipeline;
 pub mod pretrain;
 mod replay;
 pub mod run;

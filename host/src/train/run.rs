@@ -54,14 +54,21 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
     let device = Device::Cpu;
 
     folder::check(folder, job.existing)?;
-    let info = pretrained::inspect(config.backbone.path.as_deref())?;
-    let dataset = open_data(config, info.sample_size)?;
-    data::check_classes(&*dataset, info.num_classes)?;
+    let facts = pretrained::inspect(config.backbone.path.as_deref())?;
+    let dataset = open_data(config, facts.image_size())?;
+    data::check_classes(&*dataset, facts.info.num_classes)?;
     data::check_readable(&*dataset)?;
-    if !dataset.size().is_multiple_of(info.patch_size) {
+    let multiple = facts.image_multiple();
+    if !dataset.size().is_multiple_of(multiple) {
         return Err(Error::Mismatch {
             what: "image size",
-            expected: format!("multiples of its patch size {}", info.patch_size),
+            expected: match facts.factor {
+                1 => format!("multiples of its patch size {multiple}"),
+                factor => format!(
+                    "multiples of {multiple}, its patch size {} times the autoencoder's {factor}",
+                    facts.info.patch_size
+                ),
+            },
             found: format!("{} pixels a side", dataset.size()),
             way_out: "set data.size",
         });
@@ -69,6 +76,7 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
     let start = Instant::now();
     let model = pretrained::open(
         config.backbone.path.as_deref(),
+        &config.adapter,
         &device,
         config.backbone.dtype.into(),
     )?
@@ -93,7 +101,7 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
 
     folder::prepare(folder, job.existing)?;
     job.resolved.write(&folder.join(RUN_FILE))?;
-    let mut story = Story::begin(job, &model.backbone, &*dataset, resumed.is_some())?;
+    let mut story = Story::begin(job, &model, &*dataset, resumed.is_some())?;
     story.wall("load", start.elapsed());
     story.save(Status::Running)?;
     let outcome = match train(job, model, dataset, resumed, &mut story, progress, cancel) {

@@ -155,6 +155,11 @@ impl Session {
         self.stack.get().ok_or(Error::StillPreparing)
     }
 
+    /// Side of the pictures that the model was trained on, in pixels.
+    pub(super) fn image_size(&self) -> usize {
+        self.backbone.info().sample_size * self.encoder.factor()
+    }
+
     /// Everything that stands in for backbone tensors, trained or fixed; shares their storage.
     pub fn overlay(&self) -> Overlay {
         let mut overlay = self.fixed.borrow().clone();

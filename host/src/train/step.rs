@@ -7,7 +7,7 @@ use plugin_api::Phase;
 
 use crate::backbone::{Conditioning, Input};
 use crate::data::Batch;
-use crate::ops::autograd::{Gradients, Recording};
+use crate::ops::autograd::{Gradients, Recording, no_grad};
 use crate::ops::optim::{clip_scale, grad_norm};
 use crate::plugin::slots::Slot;
 use crate::plugin::stack::{Finished, NetworkInput, Predicted, Stack};
@@ -127,10 +127,7 @@ impl Trainer {
         };
         let (latents, conditioning) = {
             let _time = session.profiler.phase(Time::Encode);
-            (
-                session.encoder.encode(images(&batch)?)?,
-                self.conditioning(&batch)?,
-            ) // [B, C, H, W]
+            (self.latents(&batch)?, self.conditioning(&batch)?) // [B, C, H, W]
         };
 
         let time = session.profiler.phase(Time::Batch);
@@ -228,6 +225,20 @@ impl Trainer {
             replay,
             total,
         })
+    }
+
+    /// The batch's pictures as latents; where there is an autoencoder, drawn from its posterior.
+    fn latents(&self, batch: &Batch) -> Result<Tensor, Error> {
+        let session = &self.session;
+        let images = images(batch)?;
+        match session.encoder.is_pixels() {
+            true => Ok(images.clone()),
+            false => {
+                let mut streams = session.streams.borrow_mut();
+                let stream = streams.get("latents");
+                Ok(no_grad(|| session.encoder.sample(images, stream))?)
+            }
+        }
     }
 
     fn uniform_timesteps(&self, latents: &Tensor) -> Result<Tensor, Error> {

@@ -106,6 +106,7 @@ fn answer(state: &State, service: u32, request: Packet) -> Result<Packet> {
         },
         Progress: |_, _| Ok(Nothing {}),
         Stop: |_, _| Ok(Nothing {}),
+        Artifact: |_, _| Ok(Nothing {}),
         Adapter: |_, _| Ok(Nothing {}),
     }
 }

@@ -13,7 +13,7 @@ pub(crate) use config::invalid;
 pub use config::{Activation, DitConfig};
 pub(crate) use fit::{POSITION_TABLE, fit};
 pub(crate) use init::init;
-pub(crate) use layout::{Sharing, copies_of_shared, layers, parameters};
+pub(crate) use layout::{Sharing, copies_of_shared, every_copy, layers, parameters};
 
 use super::layers::{Builder, LayerInfo, Linear, PatchEmbed, add_in_f32};
 use super::{Error, Input, ModelInfo, Pass, Positions, Source};
