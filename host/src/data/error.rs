@@ -73,8 +73,7 @@ pub enum Error {
     },
     /// A column is to come from something that the data does not have.
     #[error(
-        "data.columns wants `{name}` from `{source_name}`, which {place} does not have{}; it has: {known}",
-        suggestion(near)
+        "data.columns wants `{name}` from `{source_name}`, which {place} does not have{instead}"
     )]
     NoColumn {
         /// The column's name in the batch.
@@ -83,10 +82,8 @@ pub enum Error {
         source_name: String,
         /// The data.
         place: String,
-        /// The nearest name that there is.
-        near: Option<String>,
-        /// All that there is.
-        known: String,
+        /// The nearest name that there is, and all that there are.
+        instead: String,
     },
     /// Columns are asked of a folder that has no table.
     #[error(

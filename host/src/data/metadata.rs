@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::column::{ColumnKind, check_name};
 use super::labels::Labels;
-use super::{Error, near};
+use super::{Error, instead};
 
 /// The file's name in a folder.
 pub(super) const FILE: &str = "metadata.jsonl";
@@ -88,8 +88,11 @@ pub(super) fn read(
                 name: name.clone(),
                 source_name: source.clone(),
                 place: file.display().to_string(),
-                near: near(source, first.pictures.keys().map(String::as_str)),
-                known: listed(first.pictures.keys().map(String::as_str)),
+                instead: instead(
+                    source,
+                    first.pictures.keys().map(String::as_str),
+                    &listed(first.pictures.keys().map(String::as_str)),
+                ),
             });
         }
     }

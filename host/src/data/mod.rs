@@ -262,6 +262,12 @@ fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> 
         .map(|(_, known)| known.to_owned())
 }
 
+/// The end of a sentence about a mistaken name: the name that is near, and all that could have been meant.
+fn instead<'a>(name: &str, known: impl Iterator<Item = &'a str>, all: &str) -> String {
+    let near = near(name, known).map(|near| format!(", did you mean `{near}`?"));
+    format!("{}; it has: {all}", near.unwrap_or_default())
+}
+
 fn check_size(size: usize) -> Result<(), Error> {
     if (8..=2048).contains(&size) {
         return Ok(());

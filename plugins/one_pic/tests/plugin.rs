@@ -212,7 +212,7 @@ fn a_latent_pixel_is_predicted_if_any_pixel_under_it_is() {
     let host = host();
     let mut plugin: OnePic = host.build("{}").unwrap();
     let mut mask = [0.0f32; 32];
-    (mask[1 * 8 + 2], mask[3 * 8 + 7]) = (1.0, 1.0);
+    (mask[8 + 2], mask[3 * 8 + 7]) = (1.0, 1.0);
     let mut at = NoiseMaskIn {
         batch: Batch::new(),
         latents: Tensor::zeros([1, 4, 2, 4], DType::F32, &host).unwrap(),

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use integration_tests::{Lab, goldens, tensors, values};
 
 /// A class-conditional DiT of 8x8 latents whose pictures are twice as high and wide.
-fn lab() -> Lab {
+pub(super) fn lab() -> Lab {
     let lab = Lab::new();
     for (from, to) in [("dit/small", "latent"), ("vae/plain", "latent/vae")] {
         copy(&goldens(from), &lab.path(to));

@@ -170,6 +170,30 @@ fn lora_and_one_pic_train_together() {
 }
 
 #[test]
+fn a_latent_model_sees_the_canvas_through_its_autoencoder() {
+    let lab = super::latent::lab();
+    pairs(&lab);
+    let small = "--batch-size 2 --steps 2 --set sample.count=2 --set sample.steps=2 --set sample.classes=[0]";
+    for (mask, out) in [("tile", "tile"), ("image", "image")] {
+        lab.host(&format!("run --backbone latent --data pairs --plugin lora --plugin one_pic --set one_pic.mask={mask} {small} --out {out}"))
+            .done();
+        let steps = lab.metrics(out);
+        assert!(
+            steps
+                .iter()
+                .all(|step| step["loss"].is_finite() && step["grad_norm"] > 0.0)
+        );
+        // Three tiles of 16 pixels side by side.
+        let report = lab.json(&format!("{out}/report.json"));
+        let samples = report["samples"].as_array().unwrap();
+        let canvas = |sample: &&serde_json::Value| {
+            sample["file"] == "samples/after-canvas.png" && sample["tile"] == 48
+        };
+        assert!(samples.iter().any(|sample| canvas(&sample)), "{samples:?}");
+    }
+}
+
+#[test]
 fn memory_samples_become_canvases_whatever_the_order_of_the_plugins() {
     let lab = Lab::new();
     pairs(&lab);

@@ -3,7 +3,7 @@
 use image::{DynamicImage, GrayImage, Luma, RgbImage};
 
 use super::super::column::{Column, ColumnKind, check_name};
-use super::super::{Error, MapKind, export, near};
+use super::super::{Error, MapKind, export, instead};
 use super::domain::{Domain, Style};
 use super::{Rendered, Scenes, layout};
 use crate::random::Stream;
@@ -66,10 +66,13 @@ impl SceneColumn {
                 name: name.to_owned(),
                 source_name: source.to_owned(),
                 place: format!("scenes:{}", domain.name()),
-                near: near(source, known),
-                known: format!(
-                    "{}, hole, reference_1 to reference_{REFERENCES}, domain:NAME for the same scene in another style",
-                    maps.join(", ")
+                instead: instead(
+                    source,
+                    known,
+                    &format!(
+                        "{}, hole, reference_1 to reference_{REFERENCES}, domain:NAME for the same scene in another style",
+                        maps.join(", ")
+                    ),
                 ),
             });
         };
