@@ -12,6 +12,9 @@ pub enum Error {
     /// The data cannot be used.
     #[error(transparent)]
     Data(#[from] crate::data::Error),
+    /// An adapter file cannot be used.
+    #[error(transparent)]
+    Adapter(#[from] crate::adapter::Error),
     /// The backbone cannot be used.
     #[error(transparent)]
     Backbone(#[from] crate::backbone::Error),

@@ -1,5 +1,6 @@
 //! The host: owns the frozen pretrained backbone and the training loop, and composes plugins into one run.
 
+pub mod adapter;
 pub mod backbone;
 pub mod cancel;
 pub mod cli;

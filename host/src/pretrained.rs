@@ -2,12 +2,15 @@
 //! this program.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
+use crate::adapter::{self, Report};
 use crate::backbone::{self, Backbone, DitConfig, ModelInfo};
+use crate::config::AdapterEntry;
 use crate::diffusion::{self, Process, SchedulerConfig};
-use crate::encode::Encoder;
+use crate::encode::{self, Encoder, Vae, vae};
 
 /// What the embedded backbone is called where a path would stand.
 pub const EMBEDDED: &str = "embedded";
@@ -22,15 +25,15 @@ pub enum Error {
     /// The network.
     #[error(transparent)]
     Backbone(#[from] backbone::Error),
+    /// An adapter for it.
+    #[error(transparent)]
+    Adapter(#[from] adapter::Error),
     /// Its scheduler.
     #[error(transparent)]
     Diffusion(#[from] diffusion::Error),
-    /// The folder has an autoencoder, so the model works in a latent space.
-    #[error("`{}` is a latent-space model (it has a `vae/`), which this host cannot train or sample yet; use a pixel-space model, or `host model forward` for its network alone", path.display())]
-    LatentSpace {
-        /// The folder.
-        path: PathBuf,
-    },
+    /// Its autoencoder.
+    #[error(transparent)]
+    Encoder(#[from] encode::Error),
     /// The network works on something else than RGB images.
     #[error(
         "the backbone works on {channels} channels and comes without a `vae/`, but images have 3; use a pixel-space backbone with 3 input channels"
@@ -56,37 +59,115 @@ pub struct Pretrained {
 ///
 /// # Errors
 /// What cannot be read or used, before any weight is.
-pub fn inspect(path: Option<&Path>) -> Result<ModelInfo, Error> {
+pub fn inspect(path: Option<&Path>) -> Result<Facts, Error> {
     let info = match path {
         None => Backbone::from_bytes(CONFIG, WEIGHTS, &Device::Cpu, DType::F32)?
             .info()
             .clone(),
         Some(path) => {
-            if path.join("vae").is_dir() {
-                return Err(Error::LatentSpace {
-                    path: path.to_path_buf(),
-                });
-            }
             scheduler(path)?;
             backbone::inspect(path)?.info
         }
     };
-    if info.in_channels != 3 {
-        return Err(Error::Channels {
-            channels: info.in_channels,
-        });
-    }
-    Ok(info)
+    let factor = match path.and_then(vae_folder) {
+        None if info.in_channels != 3 => {
+            return Err(Error::Channels {
+                channels: info.in_channels,
+            });
+        }
+        None => 1,
+        Some(folder) => {
+            let config = vae::read_config(&folder)?;
+            if config.latent_channels != info.in_channels {
+                return Err(encode::Error::Channels {
+                    path: folder,
+                    latents: config.latent_channels,
+                    network: info.in_channels,
+                }
+                .into());
+            }
+            config.factor()
+        }
+    };
+    Ok(Facts { info, factor })
 }
 
-/// Loads a model; `path` none is the embedded one.
+/// The facts about a model from its headers.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Those of the network.
+    pub info: ModelInfo,
+    /// Pictures are this many times as high and wide as their latents.
+    pub factor: usize,
+}
+
+impl Facts {
+    /// Side of the pictures it was trained on, in pixels.
+    pub fn image_size(&self) -> usize {
+        self.info.sample_size * self.factor
+    }
+
+    /// Both sides of a picture must be multiples of this.
+    pub fn image_multiple(&self) -> usize {
+        self.info.patch_size * self.factor
+    }
+}
+
+/// The autoencoder of a pipeline folder, if it has one.
+pub fn vae_folder(path: &Path) -> Option<PathBuf> {
+    // The path may also be the pipeline's `transformer/`.
+    let beside = path.parent().filter(|_| path.ends_with("transformer"));
+    let folders = [Some(path), beside].into_iter().flatten();
+    let mut folders = folders.map(|folder| folder.join("vae"));
+    folders.find(|folder| folder.is_dir())
+}
+
+impl Pretrained {
+    /// The same model with other positions at sizes that it was not trained at.
+    pub fn placing(self, positions: crate::backbone::Positions) -> Self {
+        Self {
+            backbone: self.backbone.with_positions(positions),
+            ..self
+        }
+    }
+}
+
+/// What adapters hold for a model, without its weights; `path` none is the embedded model.
 ///
 /// # Errors
-/// As [`inspect`], and whatever the weights hold.
-pub fn open(path: Option<&Path>, device: &Device, dtype: DType) -> Result<Pretrained, Error> {
-    let (backbone, config) = match path {
+/// An adapter that cannot be read or does not fit, or a model that cannot be read.
+pub fn inspect_adapters(
+    path: Option<&Path>,
+    adapters: &[AdapterEntry],
+) -> Result<Vec<Report>, Error> {
+    if adapters.is_empty() {
+        return Ok(Vec::new());
+    }
+    let layers = match path {
+        None => backbone::layers_by(&embedded_config()?),
+        Some(path) => backbone::layers_of(path)?,
+    };
+    let read = adapter::read_all(adapters)?;
+    let reports = read
+        .iter()
+        .map(|(weights, _)| Ok(weights.matched(&layers)?.report));
+    reports.collect()
+}
+
+/// Loads a model, and merges adapters into its weights; `path` none is the embedded one.
+///
+/// # Errors
+/// As [`inspect`] and [`inspect_adapters`], and whatever the weights hold.
+pub fn open(
+    path: Option<&Path>,
+    adapters: &[AdapterEntry],
+    device: &Device,
+    dtype: DType,
+) -> Result<Pretrained, Error> {
+    let adapters = adapter::read_all(adapters)?;
+    let ((backbone, reports), config) = match path {
         None => (
-            Backbone::from_bytes(CONFIG, WEIGHTS, device, dtype)?,
+            Backbone::from_bytes_adapted(CONFIG, WEIGHTS, &adapters, device, dtype)?,
             embedded_scheduler()?,
         ),
         Some(path) => {
@@ -97,14 +178,22 @@ pub fn open(path: Option<&Path>, device: &Device, dtype: DType) -> Result<Pretra
                     path.display()
                 );
             }
-            (Backbone::open(path, device, dtype)?, scheduler(path)?)
+            let opened = Backbone::open_adapted(path, &adapters, device, dtype)?;
+            (opened, scheduler(path)?)
         }
     };
+    for report in &reports {
+        report.log();
+    }
     let process = Process::new(config, backbone.info().learned_variance)?;
+    let encoder = match path.and_then(vae_folder) {
+        Some(folder) => Encoder::Vae(Arc::new(Vae::open(&folder, device)?)),
+        None => Encoder::Pixels,
+    };
     Ok(Pretrained {
         backbone,
         process,
-        encoder: Encoder::Pixels,
+        encoder,
     })
 }
 

@@ -18,7 +18,8 @@ message! {
     /// | `captions` | texts | B strings | captions |
     /// | `names` | texts | B strings | where each sample came from, for messages |
     ///
-    /// Further per-sample tensors of the dataset (`depth`, `normals`, `mask`, `sources`, ...) appear under their own names.
+    /// Further pictures of the dataset (`source`, `reference_1`, ...) appear under their own names, `[B, 3, H, W]` f32 in -1..1 and of the size of `images`; those
+    /// called `mask`, `mask_..` or `.._mask` are masks, `[B, 1, H, W]` in 0..1. In sampling they are in the bag of `sample_begin`, beside `images`.
     pub struct Batch {
         /// Tensors; the first dimension is the sample.
         pub tensors: BTreeMap<String, Tensor>,

@@ -133,8 +133,8 @@ pub use host::Host;
 pub use plugin::{Plugin, StoredTensor};
 pub use plugin_api_derive::Settings;
 pub use services::{
-    AdapterFile, BackboneInfo, BlockCopy, CacheEntry, Init, LayerInfo, LayerKind, Model,
-    ProcessInfo, RunInfo, SampleRequest,
+    AdapterFile, AdapterUpdates, BackboneInfo, BlockCopy, CacheEntry, Init, LayerInfo, LayerKind,
+    LayerUpdate, Model, ProcessInfo, RunInfo, SampleRequest,
 };
 pub use settings::Settings;
 pub use tensor::{Conv2d, D, Dim, Dims, Operand, Tensor};

@@ -26,6 +26,8 @@ pub(crate) fn host() -> &'static Path {
             "-p",
             "lora",
             "-p",
+            "one_pic",
+            "-p",
             "probe",
         ]);
         cargo.args(place.profile_arguments());

@@ -126,6 +126,9 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// An adapter that does not fit.
+    #[error(transparent)]
+    Adapter(#[from] crate::adapter::Error),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -1,7 +1,7 @@
 //! Runs the raw network on inputs from a file: how anyone checks a checkpoint against another framework.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -13,34 +13,15 @@ use super::{Backbone, Conditioning, Error, Input, Pass};
 /// # Errors
 /// When the file cannot be read, lacks an input, or holds one that the backbone refuses.
 pub fn forward_file(backbone: &Backbone, inputs: &Path, output: &Path) -> Result<Tensor, Error> {
-    let refuse = |reason: String| Error::Inputs {
-        file: inputs.to_owned(),
-        reason,
-    };
-    if !inputs.is_file() {
-        return Err(Error::Io {
-            path: inputs.to_owned(),
-            source: std::io::ErrorKind::NotFound.into(),
-        });
-    }
-    let tensors = candle_core::safetensors::load(inputs, &Device::Cpu)
-        .map_err(|error| refuse(error.to_string()))?;
-    let device = backbone.device();
-    let get = |name: &str| match tensors.get(name) {
-        Some(tensor) => Ok(tensor.to_device(device)?),
-        None => Err(refuse(format!(
-            "there is no `{name}` (there is: {})",
-            names(&tensors)
-        ))),
-    };
-    let latents = get("latents")?.to_dtype(DType::F32)?; // [B, C, H, W]
-    let timesteps = get("timesteps")?; // [B]
-    let labels = match tensors.contains_key("class_labels") {
-        true => get("class_labels")?,
+    let inputs = InputsFile::open(inputs, backbone.device())?;
+    let latents = inputs.get("latents")?.to_dtype(DType::F32)?; // [B, C, H, W]
+    let timesteps = inputs.get("timesteps")?; // [B]
+    let labels = match inputs.has("class_labels") {
+        true => inputs.get("class_labels")?,
         false => Tensor::full(
             backbone.info().num_classes as u32,
             timesteps.shape(),
-            device,
+            backbone.device(),
         )?,
     }; // [B]
     let conditioning = Conditioning::classes(labels);
@@ -49,15 +30,87 @@ pub fn forward_file(backbone: &Backbone, inputs: &Path, output: &Path) -> Result
         timesteps: &timesteps,
         conditioning: &conditioning,
     };
-    let prediction = backbone
-        .forward(&input, &Pass::frozen())
-        .map_err(|error| refuse(error.to_string()))?; // [B, C_out, H, W]
+    let prediction = inputs.accepted(backbone.forward(&input, &Pass::frozen()))?; // [B, C_out, H, W]
+    write_prediction(&prediction, output)?;
+    Ok(prediction)
+}
+
+/// A safetensors file of a network's inputs.
+pub struct InputsFile {
+    path: PathBuf,
+    tensors: HashMap<String, Tensor>,
+    device: Device,
+}
+
+impl InputsFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// A file that is missing or is no safetensors file.
+    pub fn open(path: &Path, device: &Device) -> Result<Self, Error> {
+        if !path.is_file() {
+            return Err(Error::Io {
+                path: path.to_owned(),
+                source: std::io::ErrorKind::NotFound.into(),
+            });
+        }
+        let tensors =
+            candle_core::safetensors::load(path, &Device::Cpu).map_err(|error| Error::Inputs {
+                file: path.to_owned(),
+                reason: error.to_string(),
+            })?;
+        Ok(Self {
+            path: path.to_owned(),
+            tensors,
+            device: device.clone(),
+        })
+    }
+
+    /// Whether there is an input of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The input of that name, as stored, on the device.
+    ///
+    /// # Errors
+    /// There is none; the sentence lists what there is.
+    pub fn get(&self, name: &str) -> Result<Tensor, Error> {
+        match self.tensors.get(name) {
+            Some(tensor) => Ok(tensor.to_device(&self.device)?),
+            None => Err(self.refuse(format!(
+                "there is no `{name}` (there is: {})",
+                names(&self.tensors)
+            ))),
+        }
+    }
+
+    /// What a network made of the inputs; its refusal names the file.
+    ///
+    /// # Errors
+    /// The network's.
+    pub fn accepted<T>(&self, result: candle_core::Result<T>) -> Result<T, Error> {
+        result.map_err(|error| self.refuse(error.to_string()))
+    }
+
+    fn refuse(&self, reason: String) -> Error {
+        Error::Inputs {
+            file: self.path.clone(),
+            reason,
+        }
+    }
+}
+
+/// Writes a file with a `prediction`.
+///
+/// # Errors
+/// A disk that refuses.
+pub fn write_prediction(prediction: &Tensor, output: &Path) -> Result<(), Error> {
     let results = HashMap::from([("prediction", prediction.to_device(&Device::Cpu)?)]);
     candle_core::safetensors::save(&results, output).map_err(|error| Error::Io {
         path: output.to_owned(),
         source: std::io::Error::other(error.to_string()),
-    })?;
-    Ok(prediction)
+    })
 }
 
 fn names(tensors: &HashMap<String, Tensor>) -> String {

@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, Reading};
-use super::{Error, LayerInfo, ModelInfo, dit};
+use super::{DitConfig, Error, LayerInfo, ModelInfo, dit};
 
 /// What `host model inspect` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,4 +41,19 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
         info: dit::info(config, sharing, count),
         layers: dit::layers(config, sharing),
     })
+}
+
+/// The layers that an adapter of this checkpoint can be for, from its configuration alone: the embedders of every block, shared or not.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn layers_of(path: &Path) -> Result<Vec<LayerInfo>, Error> {
+    let checkpoint = Checkpoint::open(path)?;
+    checkpoint.config().check()?;
+    Ok(layers_by(checkpoint.config()))
+}
+
+/// The layers that an adapter can be for, by a configuration: the embedders of every block, shared or not.
+pub fn layers_by(config: &DitConfig) -> Vec<LayerInfo> {
+    dit::layers(config, dit::Sharing::PerBlock)
 }

@@ -108,8 +108,12 @@ pub(crate) struct Parameter {
 }
 
 impl Parameter {
+    pub(crate) fn new(name: String, value: Tensor) -> Self {
+        Self { name, value }
+    }
+
     /// The overlay's stand-in when there is one, otherwise the frozen tensor.
-    fn resolve(&self, pass: &Pass<'_>) -> Result<Tensor> {
+    pub(crate) fn resolve(&self, pass: &Pass<'_>) -> Result<Tensor> {
         let Some(stand_in) = pass.overlay.and_then(|overlay| overlay.get(&self.name)) else {
             return Ok(self.value.clone());
         };
@@ -211,6 +215,14 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
+    pub(crate) fn new(layer: usize, weight: Parameter, bias: Option<Parameter>) -> Self {
+        Self {
+            layer,
+            weight,
+            bias,
+        }
+    }
+
     /// The type that the layer computes in.
     pub(crate) fn dtype(&self) -> DType {
         self.weight.value.dtype()

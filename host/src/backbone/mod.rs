@@ -3,6 +3,7 @@
 //! A [`Backbone`] never changes once it is open. What a run trains lives outside: an [`Overlay`] of tensors that stand in for named parameters, a [`LayerHook`] that adapts layer
 //! outputs, and residuals added between blocks. A [`Pass`] says which of these one forward uses, so the frozen model stays callable beside the tuned one.
 
+mod assembly;
 mod checkpoint;
 pub mod dit;
 mod error;
@@ -10,6 +11,7 @@ pub mod forward_file;
 mod inspect;
 mod layers;
 mod pass;
+mod resnet;
 mod source;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -20,13 +22,19 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use assembly::{Assembly, Conv2d as AssemblyConv2d, GroupNorm};
+pub(crate) use checkpoint::ModelFolder;
 pub use dit::DitConfig;
 pub use error::Error;
-pub use inspect::{Inspection, inspect};
+pub use inspect::{Inspection, inspect, layers_by, layers_of};
+pub(crate) use layers::Linear;
 pub use layers::{Conv, LayerInfo, LayerKind};
-pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Replay};
+pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Positions, Replay};
+pub(crate) use resnet::{Norms, Resnet};
 pub(crate) use source::Source;
 
+use crate::adapter::merged::Merged;
+use crate::adapter::{AdapterWeights, Report};
 use checkpoint::{Checkpoint, Reading};
 use dit::Dit;
 
@@ -87,8 +95,21 @@ impl Backbone {
     /// # Errors
     /// When there is nothing there, when a file is corrupt, or when the configuration and the weights disagree.
     pub fn open(path: &Path, device: &Device, dtype: DType) -> Result<Self, Error> {
+        Ok(Self::open_adapted(path, &[], device, dtype)?.0)
+    }
+
+    /// Reads a backbone as [`Backbone::open`] does, and merges adapters into its weights, one after the other, each with its strength: the files stay as they are.
+    ///
+    /// # Errors
+    /// As [`Backbone::open`], and for an adapter that does not fit.
+    pub fn open_adapted(
+        path: &Path,
+        adapters: &[(AdapterWeights, f64)],
+        device: &Device,
+        dtype: DType,
+    ) -> Result<(Self, Vec<Report>), Error> {
         let checkpoint = Checkpoint::open(path)?;
-        Self::from_checkpoint(&checkpoint, device, dtype)
+        Self::from_checkpoint(&checkpoint, adapters, device, dtype)
     }
 
     /// Reads a backbone held in memory: the text of a `config.json` and the bytes of a safetensors file, in full or compact form.
@@ -101,23 +122,49 @@ impl Backbone {
         device: &Device,
         dtype: DType,
     ) -> Result<Self, Error> {
+        Ok(Self::from_bytes_adapted(config_json, safetensors, &[], device, dtype)?.0)
+    }
+
+    /// Reads a backbone as [`Backbone::from_bytes`] does, and merges adapters into its weights.
+    ///
+    /// # Errors
+    /// As [`Backbone::open_adapted`].
+    pub fn from_bytes_adapted(
+        config_json: &str,
+        safetensors: &[u8],
+        adapters: &[(AdapterWeights, f64)],
+        device: &Device,
+        dtype: DType,
+    ) -> Result<(Self, Vec<Report>), Error> {
         let checkpoint = Checkpoint::from_bytes(config_json, safetensors)?;
-        Self::from_checkpoint(&checkpoint, device, dtype)
+        Self::from_checkpoint(&checkpoint, adapters, device, dtype)
     }
 
     fn from_checkpoint(
         checkpoint: &Checkpoint<'_>,
+        adapters: &[(AdapterWeights, f64)],
         device: &Device,
         dtype: DType,
-    ) -> Result<Self, Error> {
-        Self::build(
-            checkpoint.config().clone(),
-            &Reading {
+    ) -> Result<(Self, Vec<Report>), Error> {
+        let config = checkpoint.config().clone();
+        if adapters.is_empty() {
+            let reading = Reading {
                 checkpoint,
                 device,
                 dtype,
-            },
-        )
+            };
+            return Ok((Self::build(config, &reading)?, Vec::new()));
+        }
+        config.check()?;
+        let exact = Reading {
+            checkpoint,
+            device: &Device::Cpu,
+            dtype: DType::F32,
+        };
+        let layers = dit::layers(&config, dit::Sharing::PerBlock);
+        let copies = dit::every_copy(&config);
+        let (merged, reports) = Merged::new(&exact, &layers, copies, adapters, device, dtype)?;
+        Ok((Self::build(config, &merged)?, reports))
     }
 
     /// Builds a backbone from tensors by diffusers' keys; the embedders may be there for every block, or for block 0 alone (then all blocks share them).
@@ -135,6 +182,14 @@ impl Backbone {
     pub fn init(config: DitConfig, seed: u64, device: &Device) -> Result<Self, Error> {
         let tensors = dit::init(&config, seed, device)?;
         Self::from_parts(config, tensors)
+    }
+
+    /// The same backbone with other positions at sizes that it was not trained at; at its own size nothing changes.
+    pub fn with_positions(mut self, positions: Positions) -> Self {
+        match &mut self.model {
+            Model::Dit(dit) => dit.set_positions(positions),
+        }
+        self
     }
 
     fn build(config: DitConfig, source: &dyn Source) -> Result<Self, Error> {

@@ -7,6 +7,17 @@ use candle_core::Tensor;
 
 use super::Result;
 
+/// Where patches lie in a picture of another size than the backbone was trained at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Positions {
+    /// Index `i` of a side of `n` patches lies at `i * base / n`: any size covers the trained range at another density, as in diffusers.
+    #[default]
+    Stretch,
+    /// Index `i` lies at `i mod base`: a canvas of tiles of the trained size sees in each tile the positions it knows, and what lies at the same place of two
+    /// tiles has the same position.
+    Repeat,
+}
+
 /// Trainable stand-ins by parameter name; the frozen originals stay callable.
 pub type Overlay = BTreeMap<String, Tensor>;
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use toml::Value;
 
-use crate::config::{Assignment, Error, Overrides, PluginArgument, Resolved, resolve};
+use crate::config::{
+    AdapterArgument, AdapterEntry, Assignment, Error, Overrides, PluginArgument, Resolved, resolve,
+};
 use crate::train::folder::RUN_FILE;
 
 /// Which plugins, and where they come from: the same for all that use plugins.
@@ -27,6 +29,28 @@ impl PluginChoice {
             plugin_dirs: self.plugin_dirs.clone(),
             ..Overrides::default()
         }
+    }
+}
+
+/// Adapters to merge into the backbone: the same for all that open one.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct AdapterChoice {
+    /// Merge this adapter (a LoRA or a relative, of diffusers, PEFT, kohya or a run) into the backbone as it loads; may be repeated
+    #[arg(long = "adapter", value_name = "PATH[=SCALE]", value_parser = adapter_argument)]
+    pub(super) adapters: Vec<AdapterArgument>,
+}
+
+impl AdapterChoice {
+    /// The adapters alone, where there is no run file.
+    ///
+    /// # Errors
+    /// A scale that is no finite number.
+    pub(super) fn entries(&self) -> Result<Vec<AdapterEntry>, Error> {
+        let overrides = Overrides {
+            adapters: self.adapters.clone(),
+            ..Overrides::default()
+        };
+        Ok(resolve(&overrides)?.config.adapter)
     }
 }
 
@@ -61,6 +85,8 @@ pub(super) struct RunArguments {
     /// The pretrained backbone: a diffusers folder or a DiT checkpoint file [default: the embedded one]
     #[arg(long, value_name = "DIR")]
     backbone: Option<PathBuf>,
+    #[command(flatten)]
+    adapters: AdapterChoice,
     /// The images: a folder (class = subfolder, or flat), or rendered scenes
     #[arg(long, value_name = "DIR|scenes:DOMAIN")]
     data: Option<String>,
@@ -141,6 +167,7 @@ impl RunArguments {
         Overrides {
             flags: flags.0,
             sets: self.sets.clone(),
+            adapters: self.adapters.adapters.clone(),
             ..self.plugins.overrides()
         }
     }
@@ -230,6 +257,10 @@ impl Flags {
 /// A whole number of 0 or more, in the range of a run file's numbers.
 pub(super) fn whole() -> clap::builder::RangedI64ValueParser<i64> {
     clap::value_parser!(i64).range(0..)
+}
+
+fn adapter_argument(text: &str) -> Result<AdapterArgument, std::convert::Infallible> {
+    text.parse()
 }
 
 fn plugin_argument(text: &str) -> Result<PluginArgument, std::convert::Infallible> {

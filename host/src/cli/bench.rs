@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use toml::Value;
 
-use super::arguments::{Flags, PluginChoice, whole};
+use super::arguments::{AdapterChoice, Flags, PluginChoice, whole};
 use super::failure::Failure;
 use super::prepare::plugins_of;
 use super::text::{Listing, grouped, table};
@@ -32,6 +32,8 @@ pub(super) struct Arguments {
     /// The pretrained backbone: a diffusers folder or a DiT checkpoint file [default: the embedded one]
     #[arg(long, value_name = "DIR")]
     backbone: Option<PathBuf>,
+    #[command(flatten)]
+    adapters: AdapterChoice,
     /// Inputs of the steps: step0.latents, step0.noise, step0.timesteps, step0.class_labels, step1.latents and so on [default: drawn]
     #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["batch_size", "size"])]
     inputs: Option<PathBuf>,
@@ -80,6 +82,7 @@ impl Arguments {
         Overrides {
             flags: flags.0,
             sets: self.sets.clone(),
+            adapters: self.adapters.adapters.clone(),
             ..self.plugins.overrides()
         }
     }

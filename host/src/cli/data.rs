@@ -48,6 +48,9 @@ pub(super) struct Export {
     /// Exact maps to write beside the images: depth, normals, mask, edges, segmentation, fill; separated by commas
     #[arg(long, value_name = "MAPS", value_delimiter = ',', value_parser = map_kind)]
     maps: Vec<MapKind>,
+    /// A further picture to write beside each image, and where it comes from, such as source=edges or before=domain:studio; may be repeated
+    #[arg(long = "column", value_name = "NAME=SOURCE", value_parser = column)]
+    columns: Vec<(String, String)>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -94,6 +97,7 @@ fn write(arguments: &Export, progress: &Progress) -> Result<Listing, Failure> {
         size: arguments.size,
         seed: arguments.seed,
         maps: arguments.maps.clone(),
+        columns: arguments.columns.iter().cloned().collect(),
     };
     let task = Mutex::new(progress.count("scenes", "scene", arguments.count as u64));
     let exported = export(&options, &|done| {
@@ -116,6 +120,13 @@ fn write(arguments: &Export, progress: &Progress) -> Result<Listing, Failure> {
         },
         || json!({ "out": arguments.out, "images": exported.images, "classes": exported.classes }),
     ))
+}
+
+fn column(text: &str) -> Result<(String, String), String> {
+    let (name, source) = text
+        .split_once('=')
+        .ok_or("a column is NAME=SOURCE, as in source=edges")?;
+    Ok((name.trim().to_owned(), source.trim().to_owned()))
 }
 
 fn map_kind(name: &str) -> Result<MapKind, String> {

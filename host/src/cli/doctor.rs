@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
     let writable = is_writable(&folder);
     let cache = cache::root();
     let cache_writable = is_writable(&cache);
-    let embedded = pretrained::inspect(None)?;
+    let embedded = pretrained::inspect(None)?.info;
     let warnings = warnings(
         &environment,
         plugins.iter().any(|entry| entry.problem.is_none()),

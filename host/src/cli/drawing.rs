@@ -1,17 +1,19 @@
 //! What `host sample` and `host eval` share: whose weights draw, and how.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{ArgGroup, Args, ValueEnum};
 
-use super::arguments::{Flags, whole};
+use super::arguments::{AdapterChoice, Flags, whole};
 use super::failure::Failure;
 use super::prepare::plugins_of;
 use super::threads;
 use crate::config::{Overrides, Resolved, Sampler, Spacing, resolve};
+use crate::data::Dataset;
 use crate::pretrained;
 use crate::train::folder::RUN_FILE;
-use crate::train::from_run::{Saved, classes_of};
+use crate::train::from_run::{Saved, classes_of, open_inputs};
 
 /// Whose weights draw, and how. What is not given is as in the run's `[sample]` section.
 #[derive(Debug, Args)]
@@ -23,6 +25,8 @@ pub(super) struct DrawingArguments {
     /// A diffusers folder or a DiT checkpoint file
     #[arg(long, value_name = "DIR")]
     pub(super) backbone: Option<PathBuf>,
+    #[command(flatten)]
+    adapters: AdapterChoice,
     /// The classes to draw in turn, numbers or names, separated by commas [default: all]
     #[arg(long, value_name = "CLASS", value_delimiter = ',')]
     class: Vec<String>,
@@ -59,6 +63,10 @@ pub(super) struct DrawingArguments {
     /// Use the checkpoint after this many steps [default: the newest]
     #[arg(long, value_name = "N", requires = "run")]
     checkpoint: Option<u64>,
+    /// What to draw from, for plugins that begin with pictures (sources, masks, references): a folder or table of images, or scenes:DOMAIN
+    /// [default: the run's data]
+    #[arg(long, value_name = "DATA", requires = "run")]
+    input: Option<String>,
     /// Look for the run's plugins in this folder first; may be repeated
     #[arg(long = "plugin-dir", value_name = "DIR")]
     plugin_dirs: Vec<PathBuf>,
@@ -67,8 +75,16 @@ pub(super) struct DrawingArguments {
     threads: Option<i64>,
 }
 
+/// What plugins draw from where nothing is said.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Inputs {
+    /// The data that the run was trained on.
+    Own,
+    /// Where that are rendered scenes, those of another seed.
+    Unseen(u64),
+}
+
 /// What is to draw, decided.
-#[derive(Debug)]
 pub(super) struct Chosen {
     /// The configuration.
     pub(super) resolved: Resolved,
@@ -86,16 +102,24 @@ impl DrawingArguments {
         threads::set(self.threads.unwrap_or(0) as usize);
     }
 
-    /// Decides everything before any weight loads: the run's own run file under what was given here, `count` images.
-    pub(super) fn resolve(&self, count: Option<i64>) -> Result<Chosen, Failure> {
+    /// Decides everything before any weight loads: the run's own run file under what was given here, `count` images. Without a count there are as many as
+    /// pictures to draw from, where such are given, and else as many as the run file says.
+    pub(super) fn resolve(&self, count: Option<i64>, unsaid: Inputs) -> Result<Chosen, Failure> {
         let mut resolved = resolve(&self.overrides(count)?)?;
         let saved = match &self.run {
-            Some(folder) => Some(Saved {
-                folder: folder.clone(),
-                plan: plugins_of(&mut resolved)?,
-                step: self.checkpoint,
-                averaged: !self.no_ema,
-            }),
+            Some(folder) => {
+                let inputs = self.inputs(&resolved, folder, unsaid)?;
+                if let (Some(inputs), Some(_), None) = (&inputs, &self.input, count) {
+                    resolved.config.sample.count = inputs.len();
+                }
+                Some(Saved {
+                    folder: folder.clone(),
+                    plan: plugins_of(&mut resolved)?,
+                    step: self.checkpoint,
+                    averaged: !self.no_ema,
+                    inputs,
+                })
+            }
             None => None,
         };
         let (names, classes) = self.classes(&mut resolved)?;
@@ -105,6 +129,25 @@ impl DrawingArguments {
             names,
             classes,
         })
+    }
+
+    /// The pictures to draw from; none for the run's own data.
+    fn inputs(
+        &self,
+        resolved: &Resolved,
+        run: &Path,
+        unsaid: Inputs,
+    ) -> Result<Option<Arc<dyn Dataset>>, Failure> {
+        let mut config = resolved.config.clone();
+        let source = match (&self.input, unsaid) {
+            (Some(input), _) => input.clone(),
+            (None, Inputs::Unseen(seed)) if config.data.source.starts_with("scenes:") => {
+                config.data.seed = seed;
+                config.data.source.clone()
+            }
+            (None, _) => return Ok(None),
+        };
+        Ok(Some(open_inputs(&config, &source, &classes_of(run))?))
     }
 
     /// The run's own run file, under what was given here.
@@ -153,14 +196,16 @@ impl DrawingArguments {
             config,
             flags: flags.0,
             plugin_dirs: self.plugin_dirs.clone(),
+            adapters: self.adapters.adapters.clone(),
             ..Overrides::default()
         })
     }
 
     /// Writes the classes asked for into the configuration, and gives the names of the model's classes and those to draw if none are asked for.
     fn classes(&self, resolved: &mut Resolved) -> Result<(Vec<String>, Vec<u32>), Failure> {
-        let known =
-            pretrained::inspect(resolved.config.backbone.path.as_deref())?.num_classes as u32;
+        let known = pretrained::inspect(resolved.config.backbone.path.as_deref())?
+            .info
+            .num_classes as u32;
         let names = match (&self.run, &resolved.config.backbone.path) {
             (Some(folder), _) => classes_of(folder),
             (None, None) => pretrained::embedded_classes(),

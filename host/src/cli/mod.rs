@@ -9,6 +9,7 @@ mod data;
 mod doctor;
 mod drawing;
 mod eval;
+mod export;
 mod failure;
 mod interruption;
 mod logging;
@@ -86,6 +87,7 @@ enum Command {
     Plan(plan::Arguments),
     Sample(sample::Arguments),
     Eval(eval::Arguments),
+    Export(export::Arguments),
     Report(report::Arguments),
     Pretrain(pretrain::Arguments),
     Bench(bench::Arguments),
@@ -128,6 +130,7 @@ fn dispatch(command: Command, progress: &crate::report::Progress) -> Result<List
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Sample(arguments) => sample::run(&arguments, progress),
         Command::Eval(arguments) => eval::run(&arguments, progress),
+        Command::Export(arguments) => export::run(&arguments, progress),
         Command::Report(arguments) => report::run(&arguments),
         Command::Pretrain(arguments) => pretrain::run(&arguments, progress),
         Command::Bench(arguments) => bench::run(&arguments, progress),

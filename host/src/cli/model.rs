@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 
-use candle_core::{DType, Device};
-use clap::{Args, Subcommand};
+use candle_core::{DType, Device, Tensor};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::arguments::whole;
+use super::arguments::{AdapterChoice, whole};
 use super::failure::Failure;
 use super::text::{Listing, grouped, table};
 use super::threads;
-use crate::backbone::forward_file::forward_file;
+use crate::adapter::{Report, read_all};
+use crate::backbone::forward_file::{InputsFile, forward_file, write_prediction};
 use crate::backbone::{Backbone, Inspection, LayerKind, inspect};
 use crate::config::Precision;
+use crate::encode::Vae;
+use crate::pretrained::{inspect_adapters, vae_folder};
 
 /// Look into a backbone, or run it raw
 #[derive(Debug, Subcommand)]
@@ -27,6 +30,8 @@ pub(super) struct Inspect {
     /// A diffusers folder (pipeline root or its transformer/), or an original DiT .pt or .safetensors file
     #[arg(value_name = "DIR")]
     backbone: PathBuf,
+    #[command(flatten)]
+    adapters: AdapterChoice,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -35,12 +40,18 @@ pub(super) struct Inspect {
 /// Run the raw network on inputs from a file: the way to check a checkpoint against another framework
 ///
 /// Reads `latents` [B,C,H,W], `timesteps` [B] and `class_labels` [B] (without them, the null class) from a safetensors file and
-/// writes `prediction` [B,C_out,H,W] in f32 to another.
+/// writes `prediction` [B,C_out,H,W] in f32 to another. Of the autoencoder, `vae-encode` reads `images` [B,3,H,W] in -1..1 and writes
+/// the posterior's mean, `vae-decode` reads `latents` [B,C,h,w] and writes the pictures, both as `prediction` and without the scaling factor.
 #[derive(Debug, Args)]
 pub(super) struct Forward {
     /// A diffusers folder (pipeline root or its transformer/), or an original DiT .pt or .safetensors file
     #[arg(long, value_name = "DIR")]
     backbone: PathBuf,
+    /// The part of the pipeline to run
+    #[arg(long, value_name = "PART", default_value = "denoiser")]
+    component: Component,
+    #[command(flatten)]
+    adapters: AdapterChoice,
     /// The file of inputs
     #[arg(long, value_name = "IN.safetensors")]
     inputs: PathBuf,
@@ -55,31 +66,87 @@ pub(super) struct Forward {
     threads: Option<i64>,
 }
 
+/// A network of a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Component {
+    /// The network that predicts noise
+    Denoiser,
+    /// The autoencoder's first half
+    VaeEncode,
+    /// The autoencoder's second half
+    VaeDecode,
+}
+
 pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
     match command {
         Command::Inspect(arguments) => {
             let inspection = inspect(&arguments.backbone)?;
+            let adapters =
+                inspect_adapters(Some(&arguments.backbone), &arguments.adapters.entries()?)?;
             Ok(Listing::new(
                 arguments.json,
-                || describe(&inspection),
-                || json!(inspection),
+                || describe(&inspection) + &lines(&adapters),
+                || {
+                    let mut told = json!(inspection);
+                    if !adapters.is_empty() {
+                        told["adapters"] = json!(adapters);
+                    }
+                    told
+                },
             ))
         }
         Command::Forward(arguments) => {
             threads::set(arguments.threads.unwrap_or(0) as usize);
-            let backbone = Backbone::open(
+            if arguments.component != Component::Denoiser {
+                return autoencode(arguments);
+            }
+            let adapters = read_all(&arguments.adapters.entries()?)?;
+            let (backbone, reports) = Backbone::open_adapted(
                 &arguments.backbone,
+                &adapters,
                 &Device::Cpu,
                 DType::from(arguments.dtype),
             )?;
+            reports.iter().for_each(Report::log);
             let prediction = forward_file(&backbone, &arguments.inputs, &arguments.output)?;
-            Ok(Listing::text(format!(
-                "wrote prediction {:?} to {}",
-                prediction.dims(),
-                arguments.output.display()
-            )))
+            Ok(wrote(&prediction, arguments))
         }
     }
+}
+
+/// Runs one half of the autoencoder.
+fn autoencode(arguments: &Forward) -> Result<Listing, Failure> {
+    let device = Device::Cpu;
+    let folder = vae_folder(&arguments.backbone).ok_or_else(|| {
+        Failure::input(format!(
+            "{} has no autoencoder: there is no vae/ in it",
+            arguments.backbone.display()
+        ))
+    })?;
+    let vae = Vae::open(&folder, &device).map_err(crate::pretrained::Error::from)?;
+    let inputs = InputsFile::open(&arguments.inputs, &device)?;
+    let prediction = match arguments.component {
+        Component::VaeDecode => inputs.accepted(vae.decode_raw(&inputs.get("latents")?))?,
+        _ => inputs.accepted(vae.posterior(&inputs.get("images")?))?.mean,
+    };
+    write_prediction(&prediction, &arguments.output)?;
+    Ok(wrote(&prediction, arguments))
+}
+
+fn wrote(prediction: &Tensor, arguments: &Forward) -> Listing {
+    Listing::text(format!(
+        "wrote prediction {:?} to {}",
+        prediction.dims(),
+        arguments.output.display()
+    ))
+}
+
+/// A line for each adapter.
+pub(super) fn lines(adapters: &[Report]) -> String {
+    adapters
+        .iter()
+        .map(|adapter| format!("\n{}", adapter.sentence()))
+        .collect()
 }
 
 fn describe(inspection: &Inspection) -> String {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::arguments::RunArguments;
 use super::failure::Failure;
+use super::model::lines;
 use super::prepare::{Prepared, prepare};
 use super::text::{Listing, table};
 use crate::config::{Origin, Resolved};
@@ -24,6 +25,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
     let Prepared {
         resolved,
         plugins: plan,
+        adapters,
         notes,
     } = prepare(&arguments.run)?;
     let settings = settings(&resolved, &plan);
@@ -36,6 +38,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
                 "path": plugin.checked.path,
                 "sha256": plugin.checked.sha256,
             })).collect::<Vec<_>>(),
+            "adapters": resolved.config.adapter.iter().zip(&adapters).map(|(entry, report)| {
+                let mut told = json!(report);
+                told["scale"] = json!(entry.scale);
+                told
+            }).collect::<Vec<_>>(),
             "slots": plan.composition.slots,
             "settings": settings.iter().map(|setting| json!({
                 "key": setting.key,
@@ -48,7 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
     };
     Ok(Listing::new(
         arguments.json,
-        || describe(&plan, &settings, &notes),
+        || describe(&plan, &settings, &notes) + &lines(&adapters),
         json,
     ))
 }

@@ -3,10 +3,12 @@
 
 use super::arguments::RunArguments;
 use super::failure::Failure;
+use crate::adapter::Report;
 use crate::config::{Effect, Overrides, Resolved, compare, resolve};
 use crate::plugin::discover::Search;
 use crate::plugin::lock::Lock;
 use crate::plugin::resolve as plugins;
+use crate::pretrained::inspect_adapters;
 use crate::train;
 use crate::train::folder::RUN_FILE;
 
@@ -17,6 +19,8 @@ pub(super) struct Prepared {
     pub(super) resolved: Resolved,
     /// The plugins and the composed step.
     pub(super) plugins: plugins::Resolved,
+    /// What the adapters hold for the backbone.
+    pub(super) adapters: Vec<Report>,
     /// What a user should know though nothing is wrong, a sentence each.
     pub(super) notes: Vec<String>,
 }
@@ -25,6 +29,7 @@ pub(super) struct Prepared {
 pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared, Failure> {
     let mut resolved = arguments.resolve()?;
     let plugins = plugins_of(&mut resolved)?;
+    let adapters = adapters_of(&mut resolved, arguments.force)?;
     if let Some(file) = &arguments.locked {
         Lock::read(file)?.verify(plugins.plugins.iter().map(|plugin| &plugin.checked))?;
     }
@@ -35,6 +40,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared, Failure> {
     Ok(Prepared {
         resolved,
         plugins,
+        adapters,
         notes,
     })
 }
@@ -47,6 +53,21 @@ pub(super) fn plugins_of(resolved: &mut Resolved) -> Result<plugins::Resolved, F
         resolved.adopt(member.chosen, plugin);
     }
     Ok(plugins)
+}
+
+/// Looks into the adapters of a run, and notes the hash of each, so that the run is resumed on these and no others unless forced.
+fn adapters_of(resolved: &mut Resolved, force: bool) -> Result<Vec<Report>, Failure> {
+    let config = &mut resolved.config;
+    if force {
+        for entry in &mut config.adapter {
+            entry.sha256 = None;
+        }
+    }
+    let reports = inspect_adapters(config.backbone.path.as_deref(), &config.adapter)?;
+    for (entry, report) in config.adapter.iter_mut().zip(&reports) {
+        entry.sha256 = Some(report.sha256.clone());
+    }
+    Ok(reports)
 }
 
 /// Compares with the run file in the folder: what the saved state does not fit is refused unless forced, what makes the run diverge is told.

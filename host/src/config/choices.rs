@@ -53,6 +53,25 @@ impl From<Precision> for candle_core::DType {
 }
 
 words! {
+    /// Positions of patches in pictures of another size than the backbone was trained at.
+    Positions {
+        /// The trained range at another density, as in diffusers.
+        Stretch = "stretch",
+        /// The trained positions again and again, as for tiles of the trained size.
+        Repeat = "repeat",
+    } default Stretch
+}
+
+impl From<Positions> for crate::backbone::Positions {
+    fn from(positions: Positions) -> Self {
+        match positions {
+            Positions::Stretch => Self::Stretch,
+            Positions::Repeat => Self::Repeat,
+        }
+    }
+}
+
+words! {
     /// How the learning rate moves after the warm-up.
     Schedule {
         /// It stays.

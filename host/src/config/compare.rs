@@ -65,6 +65,12 @@ pub fn compare(was: &RunFile, now: &RunFile) -> Vec<Difference> {
         differ(key, before, after, effect);
     }
     differ(
+        "adapter".to_owned(),
+        adapters(was),
+        adapters(now),
+        Effect::Incompatible,
+    );
+    differ(
         "plugin".to_owned(),
         handles(was),
         handles(now),
@@ -110,6 +116,22 @@ pub fn compare(was: &RunFile, now: &RunFile) -> Vec<Difference> {
         }
     }
     differences
+}
+
+/// The adapters, each by what it holds where that is known, so that a file may move.
+fn adapters(file: &RunFile) -> String {
+    let shown = |entry: &super::AdapterEntry| {
+        let what = match &entry.sha256 {
+            Some(hash) => format!("a file of hash {}", &hash[..hash.len().min(12)]),
+            None => entry.path.display().to_string(),
+        };
+        format!("{what} at scale {}", entry.scale)
+    };
+    let all: Vec<String> = file.adapter.iter().map(shown).collect();
+    match all.is_empty() {
+        true => "none".to_owned(),
+        false => all.join(", "),
+    }
 }
 
 fn keys(file: &RunFile) -> impl Iterator<Item = (String, String)> {

@@ -310,6 +310,7 @@ fn in_words(expected: &str) -> String {
         "a boolean" => "true or false".to_owned(),
         "a string" | "path string" => "text".to_owned(),
         "a sequence" => "a list".to_owned(),
+        "a map" => "a table, as in { source = \"edges\" }".to_owned(),
         "an array of length 2" => "a list of 2 numbers".to_owned(),
         other => other.replace('`', ""),
     }

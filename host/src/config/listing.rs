@@ -31,7 +31,8 @@ pub(super) fn ordered<T: Serialize>(data: &T) -> Sections {
 }
 
 /// The entries of a JSON object, in its order.
-struct Pairs<V>(Vec<(String, V)>);
+#[derive(Debug)]
+pub(crate) struct Pairs<V>(pub(crate) Vec<(String, V)>);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -68,6 +69,11 @@ mod tests {
         let names: Vec<_> = sections.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["run", "backbone", "data", "train", "sample"]);
         let keys: Vec<_> = sections[2].1.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(keys, ["source", "size", "flip", "count", "seed", "workers"]);
+        assert_eq!(
+            keys,
+            [
+                "source", "size", "flip", "count", "seed", "workers", "columns"
+            ]
+        );
     }
 }

@@ -66,6 +66,8 @@ fn toml(value: &Json) -> Option<Value> {
         },
         Json::String(text) => Value::String(text.clone()),
         Json::Array(items) => Value::Array(items.iter().filter_map(toml).collect()),
+        // A table that may have any names and has none says nothing.
+        Json::Object(entries) if entries.is_empty() => return None,
         Json::Object(entries) => Value::Table(
             entries
                 .iter()

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 
 use crate::plugin::discover::parse_choice;
 
+use super::adapter_list::{self, AdapterArgument};
 use super::check::check_ranges;
 use super::error::Error;
 use super::layers::{Assignment, Layers, Origin, Origins, shown};
@@ -25,6 +26,8 @@ pub struct Overrides {
     pub plugins: Vec<PluginArgument>,
     /// `--plugin-dir`, in order.
     pub plugin_dirs: Vec<PathBuf>,
+    /// `--adapter`, in order.
+    pub adapters: Vec<AdapterArgument>,
     /// Flags that stand for a key.
     pub flags: Vec<Assignment>,
     /// `--set`, in order, each SECTION.KEY=VALUE or PLUGIN.KEY=VALUE.
@@ -109,10 +112,12 @@ impl Resolved {
 pub fn resolve(overrides: &Overrides) -> Result<Resolved, Error> {
     let mut layers = Layers::<RunFile>::new();
     let mut plugins = Plugins::default();
+    let mut adapters = Vec::new();
     let mut plugin_dirs = overrides.plugin_dirs.clone();
     if let Some(path) = &overrides.config {
         let mut file = read_table(path)?;
         plugins.lay_file(file.remove("plugin"), path)?;
+        adapters = adapter_list::of_file(file.remove("adapter"), path)?;
         let base = path.parent().unwrap_or(Path::new(""));
         plugin_dirs.extend(
             plugin_dir_list(file.remove("plugin_dir"), path)?
@@ -123,6 +128,7 @@ pub fn resolve(overrides: &Overrides) -> Result<Resolved, Error> {
         anchor_paths(&mut layers, base);
     }
     layers.lay_flags(&overrides.flags)?;
+    adapter_list::lay(&mut adapters, &overrides.adapters)?;
     for argument in &overrides.plugins {
         plugins.add(argument)?;
     }
@@ -144,6 +150,7 @@ pub fn resolve(overrides: &Overrides) -> Result<Resolved, Error> {
     let (mut config, mut origins) = layers.finish()?;
     origins.0.extend(plugins.origins);
     config.plugin = plugins.entries;
+    config.adapter = adapters;
     config.plugin_dir = plugin_dirs;
     shorten_warmup(&mut config.train, &origins);
     check_ranges(&config.data, &config.train, &config.sample, &origins)?;
@@ -276,7 +283,7 @@ fn fill_in(config: &mut RunFile) {
     }
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     // Fails only for an empty path or a lost working directory; then the path as written says most.
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -3,11 +3,12 @@
 //! These structs hold what was written, nothing derived; every field can be given in the file, by `--set SECTION.KEY=VALUE`,
 //! and the common ones by a flag of their own. The doc comment of a field is its documentation everywhere.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Precision, Sampler, Schedule, Spacing, Trainable, Weighting};
+use super::choices::{Positions, Precision, Sampler, Schedule, Spacing, Trainable, Weighting};
 
 /// A whole run: what `run.toml` holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub struct RunFile {
     pub train: TrainSection,
     /// The sample grids made before, during and after training.
     pub sample: SampleSection,
+    /// Adapters that are merged into the frozen network's weights as it loads, one after the other.
+    pub adapter: Vec<AdapterEntry>,
     /// The plugins, in the order in which they share slots.
     pub plugin: Vec<PluginEntry>,
 }
@@ -48,6 +51,8 @@ pub struct BackboneSection {
     pub path: Option<PathBuf>,
     /// Number format of the frozen weights and of the computation.
     pub dtype: Precision,
+    /// Positions of patches in pictures of another size than the backbone was trained at; at its own size nothing changes.
+    pub positions: Positions,
 }
 
 /// `[data]`: the images to train on.
@@ -67,6 +72,10 @@ pub struct DataSection {
     pub seed: u64,
     /// Threads that decode images in the background. 0: chosen from the number of cores.
     pub workers: usize,
+    /// Further pictures of each image, by their names in a batch: where each comes from. Of a folder that is the name of a picture in its `metadata.jsonl`
+    /// (absent for all of them under their own names); of scenes a map (`edges`, `fill`, `depth`, `normals`, `mask`), `hole`, `reference_1` and so on,
+    /// or `domain:NAME` (absent for none).
+    pub columns: Option<BTreeMap<String, String>>,
 }
 
 impl Default for DataSection {
@@ -78,6 +87,7 @@ impl Default for DataSection {
             count: None,
             seed: 1,
             workers: 0,
+            columns: None,
         }
     }
 }
@@ -213,6 +223,24 @@ impl Default for SampleSection {
             every: 0,
         }
     }
+}
+
+/// One `[[adapter]]`: a file that diffusers, PEFT, kohya, LyCORIS or this program wrote.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdapterEntry {
+    /// A `.safetensors` file, a folder of PEFT's or diffusers', or a run folder. Relative to the run file.
+    pub path: PathBuf,
+    /// How strongly it counts: 1 as trained, 0 not at all.
+    #[serde(default = "one")]
+    pub scale: f64,
+    /// SHA-256 that the file must have, hexadecimal. The run folder's own run file has it, so that a run is not resumed on another adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// One `[[plugin]]`: a name or a path, and that plugin's own settings.

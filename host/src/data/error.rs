@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The folder does not exist, or is a file.
-    #[error("no data folder at {}; give a folder of images (one subfolder a class, or flat), or scenes:DOMAIN", path.display())]
+    #[error("no data folder at {}; give a folder of images (one subfolder a class, flat, or with a metadata.jsonl), or scenes:DOMAIN", path.display())]
     MissingFolder {
         /// What was given.
         path: PathBuf,
@@ -59,6 +59,76 @@ pub enum Error {
         /// The nearest domain's name, where one is near.
         near: Option<String>,
         /// All the names.
+        known: String,
+    },
+    /// A table of images with a mistake in it.
+    #[error("{}, line {line}: {reason}", file.display())]
+    Metadata {
+        /// The table.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A column is to come from something that the data does not have.
+    #[error(
+        "data.columns wants `{name}` from `{source_name}`, which {place} does not have{}; it has: {known}",
+        suggestion(near)
+    )]
+    NoColumn {
+        /// The column's name in the batch.
+        name: String,
+        /// What it was to come from.
+        source_name: String,
+        /// The data.
+        place: String,
+        /// The nearest name that there is.
+        near: Option<String>,
+        /// All that there is.
+        known: String,
+    },
+    /// Columns are asked of a folder that has no table.
+    #[error(
+        "data.columns asks for {names}, but {} has no metadata.jsonl that names pictures beside the images; write one, a line an image: {{\"file_name\": \"01.png\", \"source\": \"edges/01.png\"}}",
+        path.display()
+    )]
+    NoMetadata {
+        /// The columns asked for.
+        names: String,
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A name that cannot be a column's.
+    #[error(
+        "`{name}` cannot be the name of a column: use letters, digits, `_`, `-` and `.`, and none of {taken}"
+    )]
+    ColumnName {
+        /// The name.
+        name: String,
+        /// Names that mean something else.
+        taken: String,
+    },
+    /// A scene in a domain that shows other things is no counterpart of the image.
+    #[error(
+        "data.columns wants `{name}` from scenes of {other}, which show other things than those of {domain}; choose a domain that differs in style alone"
+    )]
+    OtherContent {
+        /// The column.
+        name: String,
+        /// The domain asked for.
+        other: String,
+        /// The images' domain.
+        domain: String,
+    },
+    /// A class that the run was not trained on.
+    #[error("the run has no class `{name}`{}; it has: {known}", suggestion(near))]
+    UnknownClass {
+        /// The class.
+        name: String,
+        /// The nearest class that there is.
+        near: Option<String>,
+        /// All that there are.
         known: String,
     },
     /// More classes than the backbone knows.

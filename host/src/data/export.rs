@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::scenes::{Domain, FAR, Scenes};
-use super::{DataOptions, Dataset, Error, Map, MapKind, transform};
+use super::{ColumnKind, DataOptions, Dataset, Error, Map, MapKind, transform};
 
 /// What to write, and where.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +26,8 @@ pub struct ExportOptions {
     pub seed: u64,
     /// Maps to write beside the images.
     pub maps: Vec<MapKind>,
+    /// Columns to write beside the images: a name, and where it comes from ([`DataOptions::columns`]).
+    pub columns: BTreeMap<String, String>,
 }
 
 /// What was written.
@@ -37,8 +39,8 @@ pub struct Exported {
     pub classes: Vec<String>,
 }
 
-/// Writes `CLASS/NUMBER.png`, one line a scene in `metadata.jsonl` (`file_name`, `text`, and `<map>_file_name` for each map), and the
-/// maps under `_maps/MAP/CLASS/NUMBER.png`, where [`super::Folder`] does not take them for images.
+/// Writes `CLASS/NUMBER.png`, one line a scene in `metadata.jsonl` (`file_name`, `text`, and `<map>_file_name` for each map and
+/// column), and these under `_maps/MAP/CLASS/NUMBER.png`. [`super::Folder`] reads it back: every map and column is a picture beside the image.
 ///
 /// Depth is 16-bit grey, 65535 for [`FAR`] world units; normals are RGB, -1..=1 to 0..=255; mask and edges are 8-bit grey, 0..=255;
 /// segmentation is 8-bit grey, the region's number itself; fill is RGB. `progress` is called with the number of scenes done, from several threads.
@@ -57,6 +59,7 @@ pub fn export(
             count: Some(options.count),
             seed: options.seed,
             maps: options.maps.clone(),
+            columns: Some(options.columns.clone()),
             flip: false,
         },
     )?;
@@ -70,12 +73,20 @@ pub fn export(
     {
         return Err(Error::OutputExists { path: out.clone() });
     }
-    let folders = std::iter::once(out.clone()).chain(
-        options
-            .maps
-            .iter()
-            .map(|kind| out.join("_maps").join(kind.name())),
-    );
+    if let Some(kind) = options
+        .maps
+        .iter()
+        .find(|kind| options.columns.contains_key(kind.name()))
+    {
+        return Err(Error::ColumnName {
+            name: kind.name().to_owned(),
+            taken: format!("the maps asked for ({})", kind.name()),
+        });
+    }
+    let maps = options.maps.iter().map(|kind| kind.name());
+    let names = maps.chain(options.columns.keys().map(String::as_str));
+    let folders =
+        std::iter::once(out.clone()).chain(names.map(|name| out.join("_maps").join(name)));
     for folder in folders {
         for class in scenes.classes() {
             let folder = folder.join(class);
@@ -121,15 +132,24 @@ fn write(scenes: &Scenes, index: usize, out: &Path) -> Result<String, Error> {
         transform::save_png(&picture(*kind, map, size), &out.join(&map_name))?;
         line.insert(format!("{}_file_name", kind.name()), json!(map_name));
     }
+    for (name, column) in &item.columns {
+        let column_name = format!("_maps/{name}/{file_name}");
+        let picture = match column.kind {
+            ColumnKind::Mask => grey(&column.values, size),
+            ColumnKind::Picture | ColumnKind::Normals => {
+                colour(&column.values, size, |v| (v + 1.0) * 127.5)
+            }
+        };
+        transform::save_png(&picture, &out.join(&column_name))?;
+        line.insert(format!("{name}_file_name"), json!(column_name));
+    }
     Ok(format!("{}\n", json!(line)))
 }
 
-fn picture(kind: MapKind, map: &Map, size: usize) -> DynamicImage {
+/// A map as a picture: what its file holds.
+pub(super) fn picture(kind: MapKind, map: &Map, size: usize) -> DynamicImage {
     let side = size as u32;
     let at = |x: u32, y: u32| map.values[y as usize * size + x as usize];
-    let grey = |scale: f32| {
-        GrayImage::from_fn(side, side, |x, y| Luma([(at(x, y) * scale).round() as u8])).into()
-    };
     match kind {
         MapKind::Depth => {
             let level = |x, y| Luma([(at(x, y) / FAR * 65535.0).round() as u16]);
@@ -137,9 +157,19 @@ fn picture(kind: MapKind, map: &Map, size: usize) -> DynamicImage {
         }
         MapKind::Normals => colour(&map.values, size, |v| (v + 1.0) * 127.5),
         MapKind::Fill => colour(&map.values, size, |v| v * 255.0),
-        MapKind::Mask | MapKind::Edges => grey(255.0),
-        MapKind::Segmentation => grey(1.0),
+        MapKind::Mask | MapKind::Edges => grey(&map.values, size),
+        MapKind::Segmentation => {
+            GrayImage::from_fn(side, side, |x, y| Luma([at(x, y).round() as u8])).into()
+        }
     }
+}
+
+/// One plane of values in 0..=1.
+fn grey(values: &[f32], size: usize) -> DynamicImage {
+    GrayImage::from_fn(size as u32, size as u32, |x, y| {
+        Luma([(values[y as usize * size + x as usize] * 255.0).round() as u8])
+    })
+    .into()
 }
 
 fn colour(values: &[f32], size: usize, byte: impl Fn(f32) -> f32) -> DynamicImage {

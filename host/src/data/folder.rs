@@ -1,4 +1,4 @@
-//! A folder of image files: one subfolder a class, or flat.
+//! A folder of image files: one subfolder a class, flat, or as its `metadata.jsonl` lists them.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
 use sha2::{Digest, Sha256};
 
-use super::{DataOptions, Dataset, Error, Item, crop, transform};
+use super::walk::{Found, entries, extensions, walk};
+use super::{ColumnKind, DataOptions, Dataset, Error, Item, crop, metadata, transform};
 use crate::random::Stream;
 
 /// Image files of a folder in the order of their paths.
 ///
 /// - Where subfolders hold images, each such subfolder is a class (in sorted order; deeper folders belong to the class above them),
 ///   and images beside the class folders are left out, with a warning. Otherwise the images lie flat and have no class.
+/// - A `metadata.jsonl` in it lists the images instead, in its own order, with further pictures, captions and labels.
 /// - Names that begin with `.` or `_` are ignored: `.DS_Store`, `__MACOSX`, and the `_maps` of an export.
 /// - A file counts as an image by its extension, and is then decoded by its content: a PNG named `.jpg` works.
 /// - Transparent pixels show white; 16-bit and grey images become 8-bit RGB; a camera's orientation mark is applied.
@@ -23,12 +25,15 @@ use crate::random::Stream;
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
+    table: Option<PathBuf>,
     files: Vec<File>,
     classes: Vec<String>,
+    /// The pictures beside each image: name in the batch, and what it holds.
+    columns: Vec<(String, ColumnKind)>,
     size: usize,
     flip: bool,
     fingerprint: OnceLock<String>,
-    /// The cropped RGB bytes of files met before, as many from the front as [`KEPT`] allows: a few large photographs would
+    /// The cropped bytes of images met before, each followed by those of its columns, as many from the front as [`KEPT`] allows: a few large photographs would
     /// otherwise be decoded at every epoch, at many times the cost of a training step.
     decoded: Vec<OnceLock<Vec<u8>>>,
 }
@@ -41,24 +46,52 @@ struct File {
     /// Relative to the root, with `/` on every system.
     name: String,
     class: Option<u32>,
+    caption: Option<String>,
+    /// Relative to the root, one for each column.
+    columns: Vec<String>,
 }
 
-/// What a walk found.
-#[derive(Default)]
-struct Found {
-    images: Vec<String>,
-    others: usize,
+impl File {
+    /// An image without anything beside it.
+    fn alone(name: String, class: Option<u32>) -> Self {
+        Self {
+            name,
+            class,
+            caption: None,
+            columns: Vec::new(),
+        }
+    }
 }
 
 impl Folder {
-    /// Lists a folder; no image is read yet.
+    /// Lists a folder, or a table of images in the form of `metadata.jsonl`; no image is read yet.
     ///
     /// # Errors
-    /// [`Error::MissingFolder`], [`Error::EmptyFolder`], [`Error::OutOfRange`], or [`Error::Io`] if a folder cannot be listed.
+    /// [`Error::MissingFolder`], [`Error::EmptyFolder`], [`Error::OutOfRange`], [`Error::Metadata`] and the others of tables, or [`Error::Io`] if
+    /// a folder cannot be listed.
     pub fn open(root: &Path, options: &DataOptions) -> Result<Self, Error> {
         super::check_size(options.size)?;
+        if !root.exists() {
+            return Err(Error::MissingFolder {
+                path: root.to_owned(),
+            });
+        }
+        let is_table = root.extension().is_some_and(|ending| ending == "jsonl");
+        let table = match root.is_file() && is_table {
+            true => root.to_owned(),
+            false => root.join(metadata::FILE),
+        };
+        if table.is_file() {
+            return Self::from_table(&table, options);
+        }
         if !root.is_dir() {
             return Err(Error::MissingFolder {
+                path: root.to_owned(),
+            });
+        }
+        if let Some(columns) = options.columns.as_ref().filter(|names| !names.is_empty()) {
+            return Err(Error::NoMetadata {
+                names: metadata::listed(columns.keys().map(String::as_str)),
                 path: root.to_owned(),
             });
         }
@@ -79,12 +112,7 @@ impl Folder {
         }
         let mut files: Vec<File> = Vec::new();
         if classes.is_empty() {
-            files.extend(
-                loose
-                    .images
-                    .into_iter()
-                    .map(|name| File { name, class: None }),
-            );
+            files.extend(loose.images.into_iter().map(|name| File::alone(name, None)));
         } else {
             if !loose.images.is_empty() {
                 tracing::warn!(
@@ -95,10 +123,11 @@ impl Folder {
                 );
             }
             for (class, (_, names)) in classes.iter().enumerate() {
-                files.extend(names.iter().map(|name| File {
-                    name: name.clone(),
-                    class: Some(class as u32),
-                }));
+                files.extend(
+                    names
+                        .iter()
+                        .map(|name| File::alone(name.clone(), Some(class as u32))),
+                );
             }
         }
         if files.is_empty() {
@@ -108,15 +137,50 @@ impl Folder {
                 extensions: extensions().join(", "),
             });
         }
+        let classes = classes.into_iter().map(|(name, _)| name).collect();
+        Self::of(root, None, files, classes, Vec::new(), options)
+    }
+
+    /// The images of a table.
+    fn from_table(table: &Path, options: &DataOptions) -> Result<Self, Error> {
+        let found = metadata::read(table, options.columns.as_ref())?;
+        let file = |row: metadata::Row| File {
+            name: row.name,
+            class: row.class,
+            caption: row.caption,
+            columns: row.columns,
+        };
+        let files = found.rows.into_iter().map(file).collect();
+        let root = table.parent().unwrap_or(Path::new(""));
+        let (classes, columns) = (found.classes, found.columns);
+        Self::of(root, Some(table), files, classes, columns, options)
+    }
+
+    fn of(
+        root: &Path,
+        table: Option<&Path>,
+        mut files: Vec<File>,
+        classes: Vec<String>,
+        columns: Vec<(String, ColumnKind)>,
+        options: &DataOptions,
+    ) -> Result<Self, Error> {
         if let Some(count) = options.count {
             files = chosen(files, count, options.seed)?;
         }
-        let kept = files.len().min(KEPT / (3 * options.size * options.size));
+        let channels: usize = 3 + columns
+            .iter()
+            .map(|(_, kind)| kind.channels())
+            .sum::<usize>();
+        let kept = files
+            .len()
+            .min(KEPT / (channels * options.size * options.size));
         Ok(Self {
             root: root.to_owned(),
+            table: table.map(Path::to_owned),
             decoded: (0..kept).map(|_| OnceLock::new()).collect(),
             files,
-            classes: classes.into_iter().map(|(name, _)| name).collect(),
+            classes,
+            columns,
             size: options.size,
             flip: options.flip,
             fingerprint: OnceLock::new(),
@@ -140,6 +204,22 @@ impl Folder {
             count: self.files.len(),
             first: first.unwrap_or_default(),
         })
+    }
+
+    /// The cropped bytes of an image, followed by those of its columns.
+    fn cropped(&self, file: &File) -> Result<Vec<u8>, String> {
+        // A decoder that panics on a damaged file must cost that file, not the run.
+        let decode = |name: &str| {
+            std::panic::catch_unwind(|| self.decode(name))
+                .unwrap_or_else(|_| Err("its decoder panicked".to_owned()))
+        };
+        let mut bytes = crop::center_crop(&decode(&file.name)?, self.size).into_raw();
+        for ((column, kind), name) in self.columns.iter().zip(&file.columns) {
+            let picture =
+                decode(name).map_err(|reason| format!("its `{column}`, {name}: {reason}"))?;
+            bytes.extend(kind.cropped(&picture, self.size));
+        }
+        Ok(bytes)
     }
 
     fn decode(&self, name: &str) -> Result<RgbImage, String> {
@@ -192,57 +272,6 @@ fn chosen(files: Vec<File>, count: usize, seed: u64) -> Result<Vec<File>, Error>
         .collect())
 }
 
-impl Found {
-    fn take(&mut self, name: String) {
-        let extension = Path::new(&name).extension().unwrap_or_default();
-        if ImageFormat::from_extension(extension).is_some_and(|format| format.reading_enabled()) {
-            self.images.push(name);
-        } else {
-            self.others += 1;
-        }
-    }
-}
-
-/// Files and folders that are not hidden, sorted by name.
-fn entries(folder: &Path) -> Result<BTreeMap<String, PathBuf>, Error> {
-    let mut all = BTreeMap::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let entry = entry.map_err(Error::io(folder))?;
-        match entry.file_name().into_string() {
-            Ok(name) if name.starts_with(['.', '_']) => {}
-            Ok(name) => {
-                all.insert(name, entry.path());
-            }
-            Err(name) => {
-                tracing::warn!(name = %name.display(), "a file name that is not UTF-8 is left out")
-            }
-        }
-    }
-    Ok(all)
-}
-
-fn walk(folder: &Path, prefix: &str, found: &mut Found) -> Result<(), Error> {
-    for (name, path) in entries(folder)? {
-        let name = format!("{prefix}/{name}");
-        // A link to a folder is not followed below a class: it could lead back here for ever.
-        if path.is_dir() {
-            if !path.is_symlink() {
-                walk(&path, &name, found)?;
-            }
-        } else {
-            found.take(name);
-        }
-    }
-    Ok(())
-}
-
-fn extensions() -> Vec<&'static str> {
-    let readable = ImageFormat::all().filter(ImageFormat::reading_enabled);
-    readable
-        .flat_map(|format| format.extensions_str().iter().copied())
-        .collect()
-}
-
 impl Dataset for Folder {
     fn len(&self) -> usize {
         self.files.len()
@@ -255,27 +284,34 @@ impl Dataset for Folder {
             reason,
         };
         let slot = self.decoded.get(index);
-        let image = if let Some(bytes) = slot.and_then(OnceLock::get) {
-            transform::planes(bytes, 3)
-        } else {
-            // A decoder that panics on a damaged file must cost that file, not the run.
-            let picture = std::panic::catch_unwind(|| self.decode(&file.name))
-                .unwrap_or_else(|_| Err("its decoder panicked".to_owned()))
-                .map_err(unreadable)?;
-            let bytes = crop::center_crop(&picture, self.size).into_raw();
-            let image = transform::planes(&bytes, 3);
-            if let Some(slot) = slot {
-                // Another thread may have been first, with the same bytes.
-                let _ = slot.set(bytes);
+        let fresh;
+        let bytes = match (slot.and_then(OnceLock::get), slot) {
+            (Some(bytes), _) => bytes,
+            // Another thread may be first, with the same bytes.
+            (None, Some(slot)) => {
+                let bytes = self.cropped(file).map_err(unreadable)?;
+                slot.get_or_init(|| bytes)
             }
-            image
+            (None, None) => {
+                fresh = self.cropped(file).map_err(unreadable)?;
+                &fresh
+            }
         };
+        let plane = self.size * self.size;
+        let (image, mut rest) = bytes.split_at(3 * plane);
+        let mut columns = BTreeMap::new();
+        for (name, kind) in &self.columns {
+            let (own, others) = rest.split_at(kind.channels() * plane);
+            columns.insert(name.clone(), kind.column(own));
+            rest = others;
+        }
         Ok(Item {
-            image,
+            image: transform::planes(image, 3),
             class: file.class,
-            caption: None,
+            caption: file.caption.clone(),
             name: file.name.clone(),
             maps: BTreeMap::new(),
+            columns,
         })
     }
 
@@ -294,27 +330,41 @@ impl Dataset for Folder {
         } else {
             "images"
         };
+        let columns = match self.columns.is_empty() {
+            true => String::new(),
+            false => format!(
+                ", each with {}",
+                metadata::listed(self.columns.iter().map(|(name, _)| name.as_str()))
+            ),
+        };
         format!(
-            "{} {images} ({classes}) in {}",
+            "{} {images} ({classes}) in {}{columns}",
             self.files.len(),
             self.root.display()
         )
     }
 
-    /// A hash of every file's name, length, first and last 4 KiB: enough to notice an edited image without reading a large dataset whole.
+    /// A hash of every file's name, length, first and last 4 KiB, columns among them, and of the table where there is one: enough to notice an edited image without reading a large dataset whole.
     fn fingerprint(&self) -> String {
         let compute = || {
             let mut hash = Sha256::new();
             for file in &self.files {
-                hash.update(file.name.as_bytes());
-                hash.update([0]);
-                match ends(&self.root.join(&file.name)) {
-                    Ok((length, bytes)) => {
-                        hash.update(length.to_le_bytes());
-                        hash.update(&bytes);
+                for name in std::iter::once(&file.name).chain(&file.columns) {
+                    hash.update(name.as_bytes());
+                    hash.update([0]);
+                    match ends(&self.root.join(name)) {
+                        Ok((length, bytes)) => {
+                            hash.update(length.to_le_bytes());
+                            hash.update(&bytes);
+                        }
+                        Err(_) => hash.update(b"unreadable"),
                     }
-                    Err(_) => hash.update(b"unreadable"),
                 }
+            }
+            // Labels, captions and the columns' names, which no picture tells.
+            if let Some(table) = &self.table {
+                hash.update(std::fs::read(table).unwrap_or_default());
+                hash.update(format!("{:?}", self.columns));
             }
             let digest = hash.finalize();
             let hex: String = digest
@@ -333,6 +383,10 @@ impl Dataset for Folder {
 
     fn flips(&self) -> bool {
         self.flip
+    }
+
+    fn columns(&self) -> Vec<String> {
+        self.columns.iter().map(|(name, _)| name.clone()).collect()
     }
 }
 

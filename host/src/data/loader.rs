@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Dataset, Error, Item, MapKind};
+use super::{Batch, ColumnKind, Dataset, Error, Item, MapKind};
 use crate::random::Stream;
 
 /// Where a [`Loader`] stands: all that is needed to continue it exactly.
@@ -320,6 +320,14 @@ fn work(
 fn mirror(mut item: Item, size: usize) -> Item {
     let reverse = |values: &mut [f32]| values.chunks_exact_mut(size).for_each(<[f32]>::reverse);
     reverse(&mut item.image);
+    for column in item.columns.values_mut() {
+        reverse(&mut column.values);
+        if column.kind == ColumnKind::Normals {
+            column.values[..size * size]
+                .iter_mut()
+                .for_each(|x| *x = -*x);
+        }
+    }
     for (kind, map) in &mut item.maps {
         reverse(&mut map.values);
         if *kind == MapKind::Normals {
@@ -327,6 +335,36 @@ fn mirror(mut item: Item, size: usize) -> Item {
         }
     }
     item
+}
+
+/// The first `count` readable items as one batch, begun again where the dataset has fewer.
+///
+/// # Errors
+/// [`Error::AllUnreadable`] if there is none, [`Error::OutOfRange`] for a count of 0; whatever else a dataset reports.
+pub fn first_items(dataset: &dyn Dataset, count: usize) -> Result<Batch, Error> {
+    if count == 0 {
+        return Err(Error::OutOfRange {
+            setting: "count",
+            value: "0".to_owned(),
+            expected: "at least 1",
+        });
+    }
+    let mut items = Vec::new();
+    for index in 0..dataset.len() {
+        match dataset.get(index) {
+            Ok(item) => items.push(item),
+            Err(Error::Unreadable { .. }) => {}
+            Err(other) => return Err(other),
+        }
+        if items.len() == count {
+            break;
+        }
+    }
+    if items.is_empty() {
+        super::check_readable(dataset)?;
+    }
+    let all: Vec<Item> = items.iter().cycle().take(count).cloned().collect();
+    collate(&all, dataset.size())
 }
 
 fn collate(items: &[Item], size: usize) -> Result<Batch, Error> {
@@ -365,6 +403,18 @@ fn collate(items: &[Item], size: usize) -> Result<Batch, Error> {
             item.maps.get(kind).map(|map| map.values.as_slice())
         })?;
         batch.tensors.insert(kind.name().to_owned(), map);
+    }
+    for (name, kind) in items.first().into_iter().flat_map(|item| {
+        item.columns
+            .iter()
+            .map(|(name, column)| (name, column.kind))
+    }) {
+        let column = stack(kind.channels(), &|item| {
+            item.columns
+                .get(name)
+                .map(|column| column.values.as_slice())
+        })?;
+        batch.tensors.insert(name.clone(), column);
     }
     if let Some(labels) = items
         .iter()

@@ -1,24 +1,31 @@
 //! Datasets, the scene generator and the loader: everything between a `--data` argument and a batch of tensors.
 
+mod column;
 mod crop;
 mod error;
 mod export;
 mod folder;
+mod labels;
 mod loader;
+mod metadata;
+mod relabel;
 pub mod scenes;
 #[cfg(test)]
 mod tests;
 pub mod transform;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Tensor;
 
+pub use column::{Column, ColumnKind};
 pub use error::Error;
 pub use export::{ExportOptions, Exported, export};
 pub use folder::Folder;
-pub use loader::{Loader, LoaderState};
+pub use loader::{Loader, LoaderState, first_items};
+pub use relabel::relabelled;
 pub use scenes::Scenes;
 
 /// One example.
@@ -34,6 +41,8 @@ pub struct Item {
     pub name: String,
     /// The exact maps that [`DataOptions::maps`] asked for.
     pub maps: BTreeMap<MapKind, Map>,
+    /// Further pictures, by their names in a batch: those of [`Dataset::columns`].
+    pub columns: BTreeMap<String, Column>,
 }
 
 /// An image-sized array beside an image.
@@ -112,6 +121,9 @@ pub struct DataOptions {
     pub seed: u64,
     /// The maps that come with every item. Folders have none.
     pub maps: Vec<MapKind>,
+    /// Further pictures of each item: the name in a batch, and where it comes from. For a folder that is a picture of its `metadata.jsonl`, for scenes a map,
+    /// `hole`, `reference_N`, or `domain:NAME`. Absent: all that a folder's `metadata.jsonl` has under their own names, none of scenes.
+    pub columns: Option<BTreeMap<String, String>>,
 }
 
 impl Default for DataOptions {
@@ -122,6 +134,7 @@ impl Default for DataOptions {
             count: None,
             seed: 0,
             maps: Vec::new(),
+            columns: None,
         }
     }
 }
@@ -158,18 +171,24 @@ pub trait Dataset: Send + Sync {
     fn flips(&self) -> bool {
         false
     }
+
+    /// Names of the further pictures that every item has.
+    fn columns(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The tensors of one training step, with what belongs to them in words.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// `images` `[B, 3, H, W]` f32 in -1..=1; `class_labels` `[B]` u32 where there are classes; a map's name `[B, C, H, W]` f32 for each map.
+    /// `images` `[B, 3, H, W]` f32 in -1..=1; `class_labels` `[B]` u32 where there are classes; a map's name `[B, C, H, W]` f32 for each map;
+    /// a column's name `[B, 3, H, W]` f32 in -1..=1, or `[B, 1, H, W]` in 0..=1 for a mask.
     pub tensors: BTreeMap<String, Tensor>,
     /// `names` and, where every item has one, `captions`: JSON arrays of strings in the order of the batch.
     pub meta: BTreeMap<String, String>,
 }
 
-/// Opens what `--data` names: `scenes:DOMAIN`, or a folder of images.
+/// Opens what `--data` names: `scenes:DOMAIN`, a folder of images, or a table of images in the form of `metadata.jsonl`.
 ///
 /// # Errors
 /// Says what was looked for: no such folder, nothing in it, no such domain, an option out of range.
@@ -232,6 +251,15 @@ pub fn check_readable(dataset: &dyn Dataset) -> Result<(), Error> {
             first,
         }),
     }
+}
+
+/// The name most like a mistaken one, where one is near.
+fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    known
+        .map(|known| (strsim::jaro_winkler(known, name), known))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .map(|(_, known)| known.to_owned())
 }
 
 fn check_size(size: usize) -> Result<(), Error> {

@@ -65,6 +65,7 @@ impl Tables {
         x0: &Tensor,
         noisy: &Tensor,
         timesteps: &Tensor,
+        mask: Option<&Tensor>,
     ) -> Result<Tensor> {
         let column = |table: &[f64]| broadcastable(gather(table.iter().copied(), timesteps)?, x0);
         let from_x0 = column(&self.x0)?;
@@ -76,12 +77,10 @@ impl Tables {
         let share = ((variance + 1.0)? * 0.5)?;
         let log_variance = share.broadcast_mul(&span)?.broadcast_add(&smallest)?; // [B, ..]
 
-        let divergence = mean_of_sample(&divergence(&true_mean, &smallest, &mean, &log_variance)?)?;
-        let likelihood = mean_of_sample(&discretised_log_likelihood(
-            x0,
-            &mean,
-            &(&log_variance * 0.5)?,
-        )?)?;
+        let divergence = divergence(&true_mean, &smallest, &mean, &log_variance)?;
+        let divergence = mean_of_sample(&divergence, mask)?;
+        let likelihood = discretised_log_likelihood(x0, &mean, &(&log_variance * 0.5)?)?;
+        let likelihood = mean_of_sample(&likelihood, mask)?;
         let nats = timesteps
             .eq(0u32)?
             .where_cond(&likelihood.neg()?, &divergence)?; // [B]
@@ -122,12 +121,15 @@ fn normal_cdf(x: &Tensor) -> Result<Tensor> {
     ((x + cubic)? * (2.0 / PI).sqrt())?.tanh()?.affine(0.5, 0.5)
 }
 
-/// Mean over everything but the batch: `[B]`, f32.
-fn mean_of_sample(values: &Tensor) -> Result<Tensor> {
-    values
-        .to_dtype(DType::F32)?
-        .flatten_from(1)?
-        .mean(D::Minus1)
+/// Mean over everything but the batch, or over what the mask keeps of it: `[B]`, f32.
+fn mean_of_sample(values: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    let values = values.to_dtype(DType::F32)?;
+    let Some(mask) = mask else {
+        return values.flatten_from(1)?.mean(D::Minus1);
+    };
+    let mask = mask.to_dtype(DType::F32)?.broadcast_as(values.shape())?;
+    let total = (values * &mask)?.flatten_from(1)?.sum(D::Minus1)?;
+    total / mask.flatten_from(1)?.sum(D::Minus1)?.maximum(1.0)?
 }
 
 /// `table[t]` for each sample: `[B]`, f32.
@@ -197,7 +199,7 @@ mod tests {
         let prediction = Var::from_tensor(&tensor(&golden.prediction)).unwrap();
         let variance = Var::from_tensor(&tensor(&golden.variance)).unwrap();
         let bound = process
-            .variational_bound(&prediction, &variance, &x0, &noisy, &timesteps)
+            .variational_bound(&prediction, &variance, &x0, &noisy, &timesteps, None)
             .unwrap();
         assert_eq!(bound.dims(), [golden.timesteps.len()]);
         check("bound", &flat(&bound), &golden.bound);
@@ -211,5 +213,28 @@ mod tests {
             gradients.get(&prediction).is_none(),
             "the mean is not detached"
         );
+    }
+
+    #[test]
+    fn under_a_mask_nothing_else_counts() {
+        let process = Process::new(SchedulerConfig::default(), true).unwrap();
+        let timesteps = Tensor::new(&[0u32, 500], &Device::Cpu).unwrap();
+        let tensor = |values: [f32; 4]| {
+            Tensor::new(&[values, values], &Device::Cpu)
+                .unwrap()
+                .reshape((2, 1, 2, 2))
+                .unwrap()
+        };
+        let mask = tensor([1.0, 0.0, 0.0, 1.0]);
+        let bound = |hidden: f32, mask: Option<&Tensor>| {
+            let of = |kept: f32| tensor([kept, hidden, -hidden, -kept]);
+            let bound =
+                process.variational_bound(&of(0.3), &of(0.5), &of(0.7), &of(0.6), &timesteps, mask);
+            flat(&bound.unwrap())
+        };
+        assert_eq!(bound(0.1, Some(&mask)), bound(0.9, Some(&mask)));
+        assert_ne!(bound(0.1, None), bound(0.9, None));
+        let nothing = mask.zeros_like().unwrap();
+        assert_eq!(bound(0.1, Some(&nothing)), [0.0, 0.0]);
     }
 }

@@ -207,7 +207,7 @@ impl Process {
     ///
     /// # Shapes
     /// `prediction`, `x0`, `noisy`: `[B, ..]`; `variance`: `[B, ..]`, -1 for the posterior's and 1 for the forward variance;
-    /// `timesteps`: `[B]`; result: `[B]`, f32.
+    /// `timesteps`: `[B]`; `mask`, where only a part counts, 0 or 1 and broadcastable to `[B, ..]`; result: `[B]`, f32.
     ///
     /// # Errors
     /// Shapes or types that disagree, or a timestep out of range.
@@ -218,10 +218,17 @@ impl Process {
         x0: &Tensor,
         noisy: &Tensor,
         timesteps: &Tensor,
+        mask: Option<&Tensor>,
     ) -> Result<Tensor> {
         let predicted_x0 = self.to_x0(&prediction.detach(), &noisy.detach(), timesteps)?;
-        self.bounds
-            .bits_per_dim(&predicted_x0, variance, x0, &noisy.detach(), timesteps)
+        self.bounds.bits_per_dim(
+            &predicted_x0,
+            variance,
+            x0,
+            &noisy.detach(),
+            timesteps,
+            mask,
+        )
     }
 
     /// `of(level)` noisy and predicted data, each sample by its own level.

@@ -1,27 +1,102 @@
-//! Between images and latents. A pixel-space model has no encoder: its latents are the images.
+//! Between pictures and latents. A pixel-space model has no autoencoder: its latents are the pictures.
 
-use candle_core::Tensor;
+pub mod vae;
 
-/// What turns images into latents and back.
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+
+use crate::backbone;
+use crate::random::Stream;
+pub use vae::{Vae, VaeConfig};
+
+/// Why an autoencoder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A configuration that cannot be read or is not implemented.
+    #[error("cannot use the autoencoder of {file}: {reason}")]
+    Config {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Its weights.
+    #[error("the autoencoder: {0}")]
+    Weights(#[from] backbone::Error),
+    /// The autoencoder is another model's.
+    #[error(
+        "the autoencoder in {} makes latents of {latents} channels, and the network takes {network}: they are not of one model", path.display()
+    )]
+    Channels {
+        /// The autoencoder's folder.
+        path: PathBuf,
+        /// Its latents' channels.
+        latents: usize,
+        /// The network's input channels.
+        network: usize,
+    },
+}
+
+/// What turns pictures into latents and back.
 #[derive(Clone, Debug, Default)]
 pub enum Encoder {
-    /// Latents are images: for a backbone folder without `vae/`.
+    /// Latents are pictures: for a backbone folder without `vae/`.
     #[default]
     Pixels,
+    /// A frozen autoencoder.
+    Vae(Arc<Vae>),
 }
 
 impl Encoder {
-    /// Images `[B, 3, H, W]` in `-1..=1` to latents `[B, C, H, W]`; gradients flow.
-    pub fn encode(&self, images: &Tensor) -> candle_core::Result<Tensor> {
+    /// Pictures `[B, 3, H, W]` in `-1..=1` to latents `[B, C, h, w]`: the posterior's mean, scaled. Gradients flow.
+    ///
+    /// # Errors
+    /// Pictures whose sides do not fit.
+    pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
         match self {
             Self::Pixels => Ok(images.clone()),
+            Self::Vae(vae) => vae.scaled(&vae.posterior(images)?.mean),
         }
     }
 
-    /// Latents `[B, C, H, W]` to images `[B, 3, H, W]`; gradients flow. The values are not clamped.
-    pub fn decode(&self, latents: &Tensor) -> candle_core::Result<Tensor> {
+    /// The same, but drawn from the posterior, as diffusion models are trained; nothing is drawn where latents are pictures.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn sample(&self, images: &Tensor, stream: &mut Stream) -> Result<Tensor> {
+        match self {
+            Self::Pixels => Ok(images.clone()),
+            Self::Vae(vae) => {
+                let posterior = vae.posterior(images)?;
+                let noise = stream.normal(posterior.mean.dims(), images.device())?;
+                vae.scaled(&(posterior.mean + (posterior.std * noise)?)?)
+            }
+        }
+    }
+
+    /// Latents `[B, C, h, w]` to pictures `[B, 3, H, W]`; gradients flow. The values are not clamped.
+    ///
+    /// # Errors
+    /// Latents of another number of channels.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         match self {
             Self::Pixels => Ok(latents.clone()),
+            Self::Vae(vae) => vae.decode(latents),
         }
+    }
+
+    /// Pictures are this many times as high and wide as their latents.
+    pub fn factor(&self) -> usize {
+        match self {
+            Self::Pixels => 1,
+            Self::Vae(vae) => vae.config().factor(),
+        }
+    }
+
+    /// Whether latents are pictures.
+    pub fn is_pixels(&self) -> bool {
+        matches!(self, Self::Pixels)
     }
 }

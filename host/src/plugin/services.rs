@@ -19,6 +19,7 @@ pub(super) use log::Speaking;
 pub use making::{Draw, Init};
 
 use super::slots::Slot;
+use crate::adapter::LayerUpdate;
 use crate::data::Batch;
 
 /// Who asks, and when.
@@ -103,10 +104,40 @@ pub struct AdapterFile {
     pub file: String,
     /// What it holds, under the format's names; at least one.
     pub tensors: BTreeMap<String, Tensor>,
+    /// The shapes in which the format wants tensors that are kept in another, by name.
+    pub shapes: BTreeMap<String, Vec<usize>>,
     /// Texts of its header.
     pub metadata: BTreeMap<String, String>,
     /// Text files that belong to it: path and content.
     pub texts: BTreeMap<String, String>,
+}
+
+impl AdapterFile {
+    /// The tensors as the file holds them: each in the shape that the format wants.
+    ///
+    /// # Errors
+    /// A shape of another number of elements.
+    pub fn written(&self) -> candle_core::Result<BTreeMap<String, Tensor>> {
+        let shaped = |(name, tensor): (&String, &Tensor)| {
+            let tensor = match self.shapes.get(name) {
+                Some(shape) => tensor.reshape(shape.as_slice())?,
+                None => tensor.clone(),
+            };
+            Ok((name.clone(), tensor))
+        };
+        self.tensors.iter().map(shaped).collect()
+    }
+}
+
+/// An adapter file as a plugin gets it.
+#[derive(Clone, Debug, Default)]
+pub struct AdapterRead {
+    /// What it holds for each layer of the backbone, in the backbone's order.
+    pub layers: Vec<LayerUpdate>,
+    /// Keys for the denoiser that fit no layer.
+    pub unmatched: Vec<String>,
+    /// How many keys are for another part of a pipeline.
+    pub other_parts: usize,
 }
 
 /// A copy of backbone blocks, as the session keeps it.
@@ -166,6 +197,8 @@ services! {
     fn stand_in(name: &str, value: Option<Tensor>, trainable: bool) -> Tensor;
     /// A weight of the frozen backbone, without gradient.
     fn weight(name: &str) -> Tensor;
+    /// A weight of the backbone as the current model has it: its stand-in where there is one.
+    fn current_weight(name: &str) -> Tensor;
     /// Numbers of the plugin's own random stream; [`Draw::take`] draws them.
     fn random(draw: Draw, shape: &[usize]) -> Tensor;
     /// Pictures `[B, 3, H, W]` to latents `[B, C, h, w]`, with gradients.
@@ -208,6 +241,8 @@ services! {
     fn artifact(name: &str, content: Vec<u8>) -> ();
     /// A file of the result in a format that others read.
     fn adapter(file: AdapterFile) -> ();
+    /// What an adapter file holds for the backbone's layers.
+    fn read_adapter(path: PathBuf) -> AdapterRead;
     /// A request to end training after this step.
     fn stop(reason: &str) -> ();
 }

@@ -83,9 +83,13 @@ fn typed(schema: &Value, given: &Value) -> Value {
     match (type_of(schema), given) {
         (Some("object"), Value::Object(given)) => {
             let property = |key: &str| {
-                schema
-                    .get("properties")
-                    .and_then(|properties| properties.get(key))
+                let own = schema.get("properties").and_then(|all| all.get(key));
+                // Of a table whose names the user chooses, every value is of one kind.
+                own.or_else(|| {
+                    schema
+                        .get("additionalProperties")
+                        .filter(|any| any.is_object())
+                })
             };
             let values = given.iter().map(|(key, value)| {
                 let value =
@@ -193,6 +197,7 @@ mod tests {
                 "betas": {"type": "array", "items": {"type": "number", "minimum": 0, "exclusiveMaximum": 1}, "default": [0.9]},
                 "cap": {"anyOf": [{"type": "number"}, {"type": "null"}], "default": null},
                 "memory": {"type": "object", "properties": {"rows": {"type": "integer", "default": 2}}, "default": {}},
+                "ranks": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}, "default": {}},
             }
         })
     }
@@ -209,18 +214,18 @@ mod tests {
         let resolved = check(json!({})).unwrap();
         assert_eq!(resolved["count"], 64);
         assert_eq!(resolved["memory"], json!({"rows": 2}));
-        assert_eq!(resolved.as_object().unwrap().len(), 8);
+        assert_eq!(resolved.as_object().unwrap().len(), 9);
     }
 
     #[test]
     fn text_from_the_command_line_means_what_the_run_file_means() {
         let text = json!({
             "count": "8", "ratio": "0.5", "flip": "true", "targets": "a, b", "betas": "[0.1, 0]", "cap": "2",
-            "mode": "weighting", "memory.rows": "3",
+            "mode": "weighting", "memory.rows": "3", "ranks": "{\"**.to_q\": \"4\"}",
         });
         let typed = json!({
             "count": 8, "ratio": 0.5, "flip": true, "targets": ["a", "b"], "betas": [0.1, 0], "cap": 2.0,
-            "mode": "weighting", "memory": {"rows": 3},
+            "mode": "weighting", "memory": {"rows": 3}, "ranks": {"**.to_q": 4},
         });
         assert_eq!(check(text).unwrap(), typed);
         assert_eq!(check(typed.clone()).unwrap(), typed);

@@ -139,6 +139,20 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A run of which nothing can be merged into a network.
+    #[error(
+        "nothing of this run merges into a network ({plugins}); take what it left in its adapter/ folder"
+    )]
+    NothingMerges {
+        /// The files of its plugins.
+        plugins: String,
+    },
+    /// A run without an adapter that another format could hold.
+    #[error("the run has no adapter to write in this format: {reasons}")]
+    NothingToRewrite {
+        /// Why, for each file.
+        reasons: String,
+    },
     /// A plugin failed.
     #[error(transparent)]
     Plugin(#[from] crate::plugin::failure::PluginError),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
+use crate::adapter::spread;
 use crate::fs;
 use crate::plugin::services::AdapterFile;
 
@@ -39,10 +40,7 @@ pub(super) fn adapter(run: &Path, session: &Session, dtype: DType) -> Result<(),
                 true => dir.join(plugin),
                 false => dir.to_path_buf(),
             };
-            write(&dir.join(&file.file), &file.metadata, &file.tensors)?;
-            for (path, content) in &file.texts {
-                fs::write_atomic(&dir.join(path), content.as_bytes())?;
-            }
+            declared_file(&dir, file, session)?;
         }
         for (plugin, tensors) in &undeclared {
             let name = match declared.iter().any(|(declaring, _)| declaring == plugin) {
@@ -55,8 +53,31 @@ pub(super) fn adapter(run: &Path, session: &Session, dtype: DType) -> Result<(),
     })
 }
 
+/// Writes a file that a plugin declared, with its texts. Layers that all blocks share are written for each, as the readers of these formats know them.
+pub(super) fn declared_file(
+    dir: &Path,
+    file: &AdapterFile,
+    session: &Session,
+) -> Result<(), Error> {
+    let depth = match session.backbone.info() {
+        info if info.shared_embedders => info.depth,
+        _ => 1,
+    };
+    let tensors = spread::tensors(&file.written()?, depth);
+    let metadata = file
+        .metadata
+        .iter()
+        .map(|(key, text)| (key.clone(), spread::text(text, depth)))
+        .collect();
+    write(&dir.join(&file.file), &metadata, &tensors)?;
+    for (path, content) in &file.texts {
+        fs::write_atomic(&dir.join(path), spread::text(content, depth).as_bytes())?;
+    }
+    Ok(())
+}
+
 /// For each plugin its parameters, by their own names, that are in none of its files.
-fn undeclared(
+pub(super) fn undeclared(
     parameters: &Parameters,
     declared: &[(String, AdapterFile)],
 ) -> BTreeMap<String, BTreeMap<String, Tensor>> {
@@ -85,7 +106,7 @@ fn undeclared(
 }
 
 /// Whether two plugins want one path.
-fn contested(declared: &[(String, AdapterFile)]) -> bool {
+pub(super) fn contested(declared: &[(String, AdapterFile)]) -> bool {
     let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
     declared.iter().any(|(plugin, file)| {
         let mut paths = std::iter::once(&file.file).chain(file.texts.keys());
@@ -94,7 +115,7 @@ fn contested(declared: &[(String, AdapterFile)]) -> bool {
 }
 
 /// Writes a file of tensors: halves as halves, all else as f32.
-fn write(
+pub(super) fn write(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     tensors: &BTreeMap<String, Tensor>,

@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use candle_core::Device;
 use plugin_api::Phase;
 
+use crate::backbone::Overlay;
 use crate::cancel::Cancel;
-use crate::config::Resolved;
+use crate::config::{Resolved, RunFile};
+use crate::data::{self, Dataset};
 use crate::plugin::resolve as plugins;
 use crate::plugin::stack::{OutputPicture, Stack};
 use crate::pretrained::{self, Pretrained};
@@ -16,11 +19,11 @@ use crate::report::Progress;
 use crate::report::summary::Report;
 
 use super::checkpoint::{self, Checkpoint};
-use super::run::selections;
-use super::{Drawing, Error, Facts, Parameters, Session, Weights, draw_pictures, trainer};
+use super::run::{open_data, selections};
+use super::{Drawing, Error, Facts, Parameters, Session, Weights, draw_pictures, inputs, trainer};
 
-/// Which of a run's saved weights to draw with.
-#[derive(Clone, Debug)]
+/// Which of a run's saved weights to draw with, and from what.
+#[derive(Clone)]
 pub struct Saved {
     /// The run folder; it may have been moved.
     pub folder: PathBuf,
@@ -30,6 +33,8 @@ pub struct Saved {
     pub step: Option<u64>,
     /// Take the averaged weights where the run keeps them.
     pub averaged: bool,
+    /// What plugins find at the start of sampling; none is the run's own data.
+    pub inputs: Option<Arc<dyn Dataset>>,
 }
 
 /// What to draw.
@@ -63,11 +68,13 @@ pub fn draw_saved(
         .transpose()?;
     let model = pretrained::open(
         config.backbone.path.as_deref(),
+        &config.adapter,
         &device,
         config.backbone.dtype.into(),
-    )?;
+    )?
+    .placing(config.backbone.positions.into());
     let null = model.backbone.info().num_classes as u32;
-    let drawing = Drawing::new(&config.sample, classes, null, "samples");
+    let mut drawing = Drawing::new(&config.sample, classes, null, "samples");
     let (Some(saved), Some(place)) = (saved, place) else {
         let session = session(
             resolved,
@@ -84,7 +91,69 @@ pub fn draw_saved(
         });
     };
 
-    let checkpoint = Checkpoint::load(&place, &device)?;
+    let Restored {
+        session,
+        overlay,
+        step,
+    } = restored(resolved, saved, &place, model, progress, cancel)?;
+    let asked = config.sample.classes.is_some();
+    match &saved.inputs {
+        Some(inputs) => inputs::give(&mut drawing, &**inputs, asked, &session)?,
+        // Most plugins need none, and the data may be gone.
+        None => match open_data(config, session.image_size()) {
+            Ok(data) => inputs::give(&mut drawing, &*data, asked, &session)?,
+            Err(error) => tracing::warn!("the run's data are not at hand: {error}"),
+        },
+    }
+    Ok(Drawn {
+        pictures: draw_pictures(&session, &Weights::Current(overlay), &drawing)?,
+        classes: drawing.classes,
+        step: Some(step),
+    })
+}
+
+/// A run as it stood at a checkpoint.
+pub(super) struct Restored {
+    /// The run, its plugins prepared and its parameters at their saved values.
+    pub(super) session: Rc<Session>,
+    /// What stands in for backbone tensors.
+    pub(super) overlay: Overlay,
+    /// Steps of training behind it.
+    pub(super) step: u64,
+}
+
+/// Brings back a run from its folder.
+///
+/// # Errors
+/// As [`draw_saved`].
+pub(super) fn restore(
+    resolved: &Resolved,
+    saved: &Saved,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Restored, Error> {
+    // Looked for before the backbone loads, which takes longest.
+    let place = find(&saved.folder, saved.step)?;
+    let backbone = &resolved.config.backbone;
+    let model = pretrained::open(
+        backbone.path.as_deref(),
+        &resolved.config.adapter,
+        &Device::Cpu,
+        backbone.dtype.into(),
+    )?
+    .placing(backbone.positions.into());
+    restored(resolved, saved, &place, model, progress, cancel)
+}
+
+fn restored(
+    resolved: &Resolved,
+    saved: &Saved,
+    place: &Path,
+    model: Pretrained,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Restored, Error> {
+    let checkpoint = Checkpoint::load(place, &Device::Cpu)?;
     let step = checkpoint.state.step;
     let mut values = checkpoint.parameters;
     if saved.averaged {
@@ -102,7 +171,7 @@ pub fn draw_saved(
     trainer::prepare(
         &session,
         &mut stack,
-        selections(&config.train.trainable).as_deref(),
+        selections(&resolved.config.train.trainable).as_deref(),
         step,
     )?;
     stack.load_state(
@@ -114,11 +183,29 @@ pub fn draw_saved(
     session.backbone.check_overlay(&overlay)?;
     session.begin(stack);
     session.step.set(step);
-    Ok(Drawn {
-        pictures: draw_pictures(&session, &Weights::Current(overlay), &drawing)?,
-        classes: drawing.classes,
-        step: Some(step),
+    Ok(Restored {
+        session,
+        overlay,
+        step,
     })
+}
+
+/// Opens the data that a run is to draw from, as the run opens its own: pictures of its size, under the names of its columns.
+///
+/// # Errors
+/// What is wrong with the data, or classes that the run does not know.
+pub fn open_inputs(
+    config: &RunFile,
+    source: &str,
+    classes: &[String],
+) -> Result<Arc<dyn Dataset>, Error> {
+    let mut config = config.clone();
+    config.data.source = source.to_owned();
+    config.data.count = None;
+    let size = pretrained::inspect(config.backbone.path.as_deref())?.image_size();
+    let inputs = open_data(&config, size)?;
+    data::check_readable(&*inputs)?;
+    data::relabelled(inputs, classes).map_err(Error::from)
 }
 
 /// Names of the classes that a run was trained on, from its report; empty where it has none.

@@ -84,6 +84,7 @@ pub fn pretrain(
         plugins: Vec::new(),
         rates: std::collections::BTreeMap::new(),
         folder: Some(run.to_path_buf()),
+        ..Facts::default()
     };
     let parameters = resumed
         .as_ref()

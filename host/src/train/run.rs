@@ -26,7 +26,7 @@ use super::sampling::plain;
 use super::story::Story;
 use super::{
     Drawing, Error, Facts, Feed, Parameters, Session, Trainer, Weights, draw_pictures, export,
-    selection,
+    inputs, selection,
 };
 
 /// What to run. Everything in it has been checked without loading a weight or executing a plugin.
@@ -54,14 +54,21 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
     let device = Device::Cpu;
 
     folder::check(folder, job.existing)?;
-    let info = pretrained::inspect(config.backbone.path.as_deref())?;
-    let dataset = open_data(config, info.sample_size)?;
-    data::check_classes(&*dataset, info.num_classes)?;
+    let facts = pretrained::inspect(config.backbone.path.as_deref())?;
+    let dataset = open_data(config, facts.image_size())?;
+    data::check_classes(&*dataset, facts.info.num_classes)?;
     data::check_readable(&*dataset)?;
-    if !dataset.size().is_multiple_of(info.patch_size) {
+    let multiple = facts.image_multiple();
+    if !dataset.size().is_multiple_of(multiple) {
         return Err(Error::Mismatch {
             what: "image size",
-            expected: format!("multiples of its patch size {}", info.patch_size),
+            expected: match facts.factor {
+                1 => format!("multiples of its patch size {multiple}"),
+                factor => format!(
+                    "multiples of {multiple}, its patch size {} times the autoencoder's {factor}",
+                    facts.info.patch_size
+                ),
+            },
             found: format!("{} pixels a side", dataset.size()),
             way_out: "set data.size",
         });
@@ -69,9 +76,11 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
     let start = Instant::now();
     let model = pretrained::open(
         config.backbone.path.as_deref(),
+        &config.adapter,
         &device,
         config.backbone.dtype.into(),
-    )?;
+    )?
+    .placing(config.backbone.positions.into());
     check_selection(job, &model)?;
     let resumed = match job.existing {
         Existing::Resume => {
@@ -92,7 +101,7 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
 
     folder::prepare(folder, job.existing)?;
     job.resolved.write(&folder.join(RUN_FILE))?;
-    let mut story = Story::begin(job, &model.backbone, &*dataset, resumed.is_some())?;
+    let mut story = Story::begin(job, &model, &*dataset, resumed.is_some())?;
     story.wall("load", start.elapsed());
     story.save(Status::Running)?;
     let outcome = match train(job, model, dataset, resumed, &mut story, progress, cancel) {
@@ -147,7 +156,16 @@ fn train(
 
     let classes: Vec<u32> = (0..dataset.classes().len() as u32).collect();
     let null = session.backbone.info().num_classes as u32;
-    let drawing = |label: &str| Drawing::new(&config.sample, &classes, null, label);
+    let drawing = |label: &str| -> Result<Drawing, Error> {
+        let mut drawing = Drawing::new(&config.sample, &classes, null, label);
+        inputs::give(
+            &mut drawing,
+            &*dataset,
+            config.sample.classes.is_some(),
+            &session,
+        )?;
+        Ok(drawing)
+    };
     let grids = config.sample.count > 0;
     if grids && trainer.done() == 0 {
         let start = Instant::now();
@@ -160,7 +178,7 @@ fn train(
             &dataset.describe(),
             None,
         )?;
-        let before = draw_pictures(&session, &Weights::Frozen, &drawing("samples before"))?;
+        let before = draw_pictures(&session, &Weights::Frozen, &drawing("samples before")?)?;
         let grids = story.grids(
             &before,
             Role::Before,
@@ -184,7 +202,7 @@ fn train(
         &mut |trainer, records| {
             let step = trainer.done();
             if grids && every > 0 && step.is_multiple_of(every) && step < config.train.steps {
-                let images = current_images(trainer, &drawing(&format!("samples at {step}")))?;
+                let images = current_images(trainer, &drawing(&format!("samples at {step}"))?)?;
                 let (name, title) = (format!("step-{step:06}"), format!("After {step} steps"));
                 let grids = story.grids(
                     &images,
@@ -206,7 +224,7 @@ fn train(
         let step = trainer.done();
         let start = Instant::now();
         if grids {
-            let after = current_images(&trainer, &drawing("samples after"))?;
+            let after = current_images(&trainer, &drawing("samples after")?)?;
             let title = format!("After {step} steps");
             let grids = story.grids(
                 &after,
@@ -244,6 +262,8 @@ fn session(
         accumulation: train.accumulation,
         dataset_len: dataset.len(),
         classes: dataset.classes().to_vec(),
+        image_size: Some(dataset.size()),
+        columns: Some(dataset.columns()),
         plugins: job
             .plan
             .composition
@@ -281,12 +301,13 @@ pub(super) fn rates(config: &RunFile, plan: &plugins::Resolved) -> BTreeMap<Stri
 ///
 /// # Errors
 /// What is wrong with the data.
-fn open_data(config: &RunFile, backbone_size: usize) -> Result<Arc<dyn Dataset>, Error> {
+pub(super) fn open_data(config: &RunFile, backbone_size: usize) -> Result<Arc<dyn Dataset>, Error> {
     let options = DataOptions {
         size: config.data.size.unwrap_or(backbone_size),
         flip: config.data.flip,
         count: config.data.count,
         seed: config.data.seed,
+        columns: config.data.columns.clone(),
         ..DataOptions::default()
     };
     Ok(Arc::from(data::open(&config.data.source, &options)?))

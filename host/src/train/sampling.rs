@@ -203,7 +203,7 @@ fn draw(
         sampler: drawing.sampler.clone(),
         guidance: drawing.guidance,
         batch_size: drawing.batch_size,
-        pixels: true,
+        pixels: session.encoder.is_pixels(),
         device: device.clone(),
     };
     let pass = |weights: &Weights, asked: &NetworkPass<'_>| {

@@ -40,6 +40,17 @@ impl Scales {
         self.0.is_empty()
     }
 
+    /// The scale of the layer that a parameter of the backbone belongs to, if it has one.
+    pub fn of_parameter(&self, backbone: &Backbone, name: &str) -> Option<&Tensor> {
+        let (path, _) = name.rsplit_once('.')?;
+        let layers = backbone.layers();
+        let scale = self
+            .0
+            .iter()
+            .find(|(index, _)| layers[**index].path == path);
+        scale.map(|(_, scale)| scale)
+    }
+
     /// The overlay with each scale multiplied into the weight and the bias of its layer, for those who know no scales.
     ///
     /// # Errors

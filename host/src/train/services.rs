@@ -1,15 +1,17 @@
 //! What a run answers when one of its plugins asks the host for something.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use candle_core::Tensor;
 use plugin_api::{BackboneInfo, Error, LayerInfo, LayerKind, Model, ProcessInfo, RunInfo};
 
+use crate::adapter::{AdapterWeights, LayerUpdate, Matched};
 use crate::backbone;
 use crate::data::Batch;
 use crate::plugin::services::{
-    AdapterFile, Answer, CacheFolder, Caller, Draw, Formula, ParameterRequest, SampleRequest,
-    Services,
+    AdapterFile, AdapterRead, Answer, CacheFolder, Caller, Draw, Formula, ParameterRequest,
+    SampleRequest, Services,
 };
 use crate::plugin::stack::NetworkInput;
 use crate::plugin::tensor_ops::dtype_code;
@@ -97,6 +99,22 @@ impl Services for Session {
                 near.unwrap_or_default()
             ))
         })
+    }
+
+    fn current_weight(&self, caller: &Caller<'_>, name: &str) -> Answer<Tensor> {
+        let trained = |name: &str| {
+            let parameters = self.parameters.borrow();
+            Some(parameters.get(name)?.var.as_tensor().clone())
+        };
+        let stand_in = trained(name).or_else(|| self.fixed.borrow().get(name).cloned());
+        let value = stand_in.map_or_else(|| self.weight(caller, name), Ok)?;
+        match self.scales.borrow().of_parameter(&self.backbone, name) {
+            Some(scale) => scale
+                .to_dtype(value.dtype())
+                .and_then(|scale| value.broadcast_mul(&scale))
+                .map_err(Error::msg),
+            None => Ok(value),
+        }
     }
 
     fn random(&self, caller: &Caller<'_>, draw: Draw, shape: &[usize]) -> Answer<Tensor> {
@@ -222,7 +240,7 @@ impl Services for Session {
             out_channels: info.out_channels,
             latent_channels: info.in_channels,
             sample_size: info.sample_size,
-            image_size: info.sample_size,
+            image_size: self.image_size(),
             num_classes: Some(info.num_classes as u32),
             null_class: Some(info.num_classes as u32),
             learned_variance: info.learned_variance,
@@ -283,6 +301,8 @@ impl Services for Session {
             dataset_len: facts.dataset_len,
             classes: facts.classes.clone(),
             plugins: facts.plugins.clone(),
+            image_size: facts.image_size,
+            columns: facts.columns.clone(),
         })
     }
 
@@ -343,6 +363,18 @@ impl Services for Session {
         Ok(())
     }
 
+    fn read_adapter(&self, _: &Caller<'_>, path: PathBuf) -> Answer<AdapterRead> {
+        let weights = AdapterWeights::read(&path).map_err(Error::msg)?;
+        let Matched { updates, report } = weights
+            .matched(&backbone::layers_by(self.backbone.config()))
+            .map_err(Error::msg)?;
+        Ok(AdapterRead {
+            layers: shared(updates, &self.backbone)?,
+            unmatched: report.unmatched,
+            other_parts: report.other_parts,
+        })
+    }
+
     fn stop(&self, caller: &Caller<'_>, reason: &str) -> Answer<()> {
         self.stop
             .borrow_mut()
@@ -379,6 +411,34 @@ impl Session {
             Model::Current => Ok(Weights::Current(self.overlay())),
         }
     }
+}
+
+/// The updates of the layers that the backbone has: one for what all blocks share, if a file that has one for each block has the same.
+fn shared(updates: Vec<LayerUpdate>, backbone: &backbone::Backbone) -> Answer<Vec<LayerUpdate>> {
+    let known: HashSet<&str> = backbone
+        .layers()
+        .iter()
+        .map(|layer| layer.path.as_str())
+        .collect();
+    let (kept, copies): (Vec<_>, Vec<_>) = updates
+        .into_iter()
+        .partition(|update| known.contains(update.path.as_str()));
+    for copy in &copies {
+        // `transformer_blocks.N.rest`; block 0's stands for all.
+        let original = copy.path.splitn(3, '.').nth(2).and_then(|rest| {
+            let is_original = |update: &&LayerUpdate| update.path.ends_with(rest);
+            kept.iter().find(is_original)
+        });
+        let same = original.map(|original| original.same(copy)).transpose();
+        if same.map_err(Error::msg)? != Some(true) {
+            return Err(Error::msg(format!(
+                "the file's update of `{}` differs from that of block 0, but this backbone has one such layer for all blocks; \
+                 begin at the backbone with the file merged in (--adapter) instead",
+                copy.path
+            )));
+        }
+    }
+    Ok(kept)
 }
 
 /// What a plugin gives its request for pictures along: a row an image, for the hooks of the current model.

@@ -39,6 +39,10 @@ pub struct Facts {
     pub dataset_len: usize,
     /// Names of its classes.
     pub classes: Vec<String>,
+    /// Side of the data's images in pixels; none without data.
+    pub image_size: Option<usize>,
+    /// Names of the further pictures in every batch; none without data.
+    pub columns: Option<Vec<String>>,
     /// Ids of all plugins, in their order.
     pub plugins: Vec<String>,
     /// Peak learning rates of the plugins that have one of their own, by their names in this run.
@@ -149,6 +153,11 @@ impl Session {
     /// They are still being prepared.
     pub fn stack(&self) -> Result<&Stack, Error> {
         self.stack.get().ok_or(Error::StillPreparing)
+    }
+
+    /// Side of the pictures that the model was trained on, in pixels.
+    pub(super) fn image_size(&self) -> usize {
+        self.backbone.info().sample_size * self.encoder.factor()
     }
 
     /// Everything that stands in for backbone tensors, trained or fixed; shares their storage.

@@ -7,7 +7,7 @@ use plugin_api::Phase;
 
 use crate::backbone::{Conditioning, Input};
 use crate::data::Batch;
-use crate::ops::autograd::{Gradients, Recording};
+use crate::ops::autograd::{Gradients, Recording, no_grad};
 use crate::ops::optim::{clip_scale, grad_norm};
 use crate::plugin::slots::Slot;
 use crate::plugin::stack::{Finished, NetworkInput, Predicted, Stack};
@@ -127,10 +127,7 @@ impl Trainer {
         };
         let (latents, conditioning) = {
             let _time = session.profiler.phase(Time::Encode);
-            (
-                session.encoder.encode(images(&batch)?)?,
-                self.conditioning(&batch)?,
-            ) // [B, C, H, W]
+            (self.latents(&batch)?, self.conditioning(&batch)?) // [B, C, H, W]
         };
 
         let time = session.profiler.phase(Time::Batch);
@@ -230,6 +227,20 @@ impl Trainer {
         })
     }
 
+    /// The batch's pictures as latents; where there is an autoencoder, drawn from its posterior.
+    fn latents(&self, batch: &Batch) -> Result<Tensor, Error> {
+        let session = &self.session;
+        let images = images(batch)?;
+        match session.encoder.is_pixels() {
+            true => Ok(images.clone()),
+            false => {
+                let mut streams = session.streams.borrow_mut();
+                let stream = streams.get("latents");
+                Ok(no_grad(|| session.encoder.sample(images, stream))?)
+            }
+        }
+    }
+
     fn uniform_timesteps(&self, latents: &Tensor) -> Result<Tensor, Error> {
         let bound = self.session.process.num_train_timesteps();
         let mut streams = self.session.streams.borrow_mut();
@@ -278,7 +289,7 @@ impl Trainer {
         Ok(Conditioning::classes(Tensor::new(labels, images.device())?))
     }
 
-    /// Squared error under the loss mask, plus the variational bound of a learned variance: `[B]`.
+    /// Squared error plus the variational bound of a learned variance, both under the loss mask: `[B]`.
     fn default_objective(
         &self,
         at: &Predicted<'_>,
@@ -294,6 +305,7 @@ impl Trainer {
                     at.latents,
                     at.noisy_latents,
                     at.timesteps,
+                    at.loss_mask,
                 )?;
                 Ok((loss + bound)?)
             }

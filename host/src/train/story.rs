@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::backbone::Backbone;
 use crate::data::Dataset;
 use crate::fs;
 use crate::plugin::stack::OutputPicture;
-use crate::pretrained::EMBEDDED;
+use crate::pretrained::{EMBEDDED, Pretrained};
 use crate::report::Environment;
 use crate::report::summary::{
     Checkpoint, Data, Model, PluginReport, Report, Role, SampleGrid, Setting, SlotUse, Status,
@@ -28,7 +27,7 @@ impl Story {
     /// What is known before anything runs; a resumed run continues its earlier report.
     pub(super) fn begin(
         job: &Job,
-        backbone: &Backbone,
+        model: &Pretrained,
         dataset: &dyn Dataset,
         resumed: bool,
     ) -> Result<Self, Error> {
@@ -39,7 +38,7 @@ impl Story {
         } else {
             Report::default()
         };
-        let info = backbone.info();
+        let (info, factor) = (model.backbone.info(), model.encoder.factor());
         let mut notes = earlier.notes;
         notes.extend(job.plan.notes.iter().cloned());
         let report = Report {
@@ -62,7 +61,7 @@ impl Story {
                     ("width", info.width),
                     ("heads", info.heads),
                     ("patch size", info.patch_size),
-                    ("image size", info.sample_size),
+                    ("image size", info.sample_size * factor),
                     ("classes", info.num_classes),
                 ]
                 .map(|(name, value)| (name.to_owned(), value.to_string()))

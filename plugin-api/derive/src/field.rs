@@ -10,6 +10,8 @@ use crate::{attributes::Setting, literal::quoted};
 pub(crate) enum Shape<'a> {
     Option(Box<Shape<'a>>),
     List(Box<Shape<'a>>),
+    /// Values by names that the user chooses.
+    Map(Box<Shape<'a>>),
     /// A whole number, with the type's own limits as JSON.
     Whole(&'a Type, (Option<&'static str>, Option<&'static str>)),
     Float(&'a Type),
@@ -27,13 +29,19 @@ impl<'a> Shape<'a> {
         let Some(last) = path.path.segments.last() else {
             return Shape::Other(ty);
         };
-        if let PathArguments::AngleBracketed(arguments) = &last.arguments
-            && let [GenericArgument::Type(inner)] =
-                arguments.args.iter().collect::<Vec<_>>().as_slice()
-        {
-            match last.ident.to_string().as_str() {
-                "Option" => return Shape::Option(Box::new(Shape::of(inner))),
-                "Vec" => return Shape::List(Box::new(Shape::of(inner))),
+        if let PathArguments::AngleBracketed(arguments) = &last.arguments {
+            let arguments: Vec<_> = arguments.args.iter().collect();
+            match (last.ident.to_string().as_str(), arguments.as_slice()) {
+                ("Option", [GenericArgument::Type(inner)]) => {
+                    return Shape::Option(Box::new(Shape::of(inner)));
+                }
+                ("Vec", [GenericArgument::Type(inner)]) => {
+                    return Shape::List(Box::new(Shape::of(inner)));
+                }
+                // The keys are `String`: the reader compiles with nothing else.
+                ("BTreeMap", [_, GenericArgument::Type(inner)]) => {
+                    return Shape::Map(Box::new(Shape::of(inner)));
+                }
                 _ => {}
             }
         }
@@ -59,6 +67,11 @@ impl<'a> Shape<'a> {
                 wrapped(r#""anyOf":[{"type":"null"},{"#, inner.body(setting)?, "}]")
             }
             Shape::List(inner) => wrapped(r#""type":"array","items":{"#, inner.body(setting)?, "}"),
+            Shape::Map(inner) => wrapped(
+                r#""type":"object","additionalProperties":{"#,
+                inner.body(setting)?,
+                "}",
+            ),
             Shape::Whole(_, own) if setting.has_range() => vec![limits("integer", setting, *own)],
             Shape::Float(_) if setting.has_range() => vec![limits("number", setting, (None, None))],
             Shape::Text(_) if setting.one_of.is_some() => {
@@ -97,6 +110,10 @@ impl<'a> Shape<'a> {
             Shape::List(inner) => {
                 let inner = inner.reader();
                 quote!(|value: &::plugin_api::settings::Json| ::plugin_api::settings::read_list(value, #inner))
+            }
+            Shape::Map(inner) => {
+                let inner = inner.reader();
+                quote!(|value: &::plugin_api::settings::Json| ::plugin_api::settings::read_map(value, #inner))
             }
             Shape::Bool => quote!(<bool as ::plugin_api::settings::SettingKind>::read),
             Shape::Whole(ty, _) | Shape::Float(ty) | Shape::Text(ty) | Shape::Other(ty) => {

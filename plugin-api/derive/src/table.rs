@@ -125,6 +125,9 @@ fn missing(field: &Field, setting: &Setting, shape: &Shape<'_>) -> syn::Result<M
                 Missing::Default("null".to_owned(), quote!(::core::option::Option::None))
             }
             Shape::List(_) => Missing::Default("[]".to_owned(), quote!(::std::vec::Vec::new())),
+            Shape::Map(_) => {
+                Missing::Default("{}".to_owned(), quote!(::std::collections::BTreeMap::new()))
+            }
             Shape::Other(_) => Missing::Kind,
             _ => Missing::Refused,
         });

@@ -18,7 +18,7 @@ message! {
     /// How a batch of pictures begins; every field may be changed, except where it says otherwise.
     pub struct SampleBegin {
         /// Inputs and conditioning by name, one row a sample: `class_labels`, `encoder_hidden_states`, `captions`, and whatever input
-        /// pictures there are (`images`, `sources`, `mask`, ...). Plugins add their own for the later hooks, which all get this bag. Without
+        /// pictures there are: those of the data, as in training (`images`, `source`, `mask`, ...). Plugins add their own for the later hooks, which all get this bag. Without
         /// `class_labels` the samples are of no class.
         pub batch: Batch,
         /// First latents: noise of the scheduler's first sigma, `[N, C, h, w]`. Height and width may be changed. They do not follow

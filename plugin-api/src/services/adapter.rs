@@ -16,6 +16,8 @@ message! {
         pub metadata: BTreeMap<String, String>,
         /// Text files that belong to it, such as `adapter_config.json`: path in `adapter/` and content.
         pub texts: BTreeMap<String, String>,
+        /// The shapes in which the format wants tensors that are kept in another, by name; missing means none.
+        pub shapes: Option<BTreeMap<String, Vec<usize>>>,
     }
 }
 
@@ -46,6 +48,7 @@ impl AdapterIn {
             tensors: BTreeMap::new(),
             metadata: BTreeMap::new(),
             texts: BTreeMap::new(),
+            shapes: None,
         }
     }
 
@@ -54,6 +57,20 @@ impl AdapterIn {
     pub fn tensor(mut self, name: impl Into<String>, tensor: &Tensor) -> Self {
         self.tensors.insert(name.into(), tensor.clone());
         self
+    }
+
+    /// As [`AdapterIn::tensor`], for a format that wants another shape of as many elements than the parameter has.
+    #[must_use]
+    pub fn tensor_as(
+        mut self,
+        name: impl Into<String>,
+        tensor: &Tensor,
+        shape: impl Into<Vec<usize>>,
+    ) -> Self {
+        let name = name.into();
+        let shapes = self.shapes.get_or_insert_default();
+        shapes.insert(name.clone(), shape.into());
+        self.tensor(name, tensor)
     }
 
     /// With this text in the header.

@@ -9,6 +9,7 @@ mod model;
 mod parameters;
 mod process;
 mod random;
+mod read_adapter;
 mod run;
 mod sampling;
 
@@ -22,6 +23,7 @@ pub use model::{
 pub use parameters::{Init, InitMessage, NameIn, ParameterIn, StandInIn};
 pub use process::{ProcessIn, ProcessInfo};
 pub use random::{Random, RandomIn};
+pub use read_adapter::{AdapterUpdates, LayerUpdate, ReadAdapterIn};
 pub use run::{ArtifactIn, MetricIn, Nothing, ProgressIn, RunInfo, StopIn};
 pub use sampling::{SampleIn, SampleOut, SampleRequest};
 
@@ -140,4 +142,8 @@ services! {
     Adapter = 27 "adapter" since 0: AdapterIn => Nothing;
     /// A request to end training.
     Stop = 28 "stop" since 0: StopIn => Nothing;
+    /// An adapter file that others wrote, by layers of the backbone.
+    ReadAdapter = 29 "read_adapter" since 1: ReadAdapterIn => AdapterUpdates;
+    /// A weight of the backbone as it is now.
+    CurrentWeight = 30 "current_weight" since 1: NameIn => TensorOut;
 }

@@ -1,6 +1,6 @@
 //! Trainable parameters: the host makes, names, optimises, averages, saves and restores them; the plugin computes with them.
 
-use super::{Parameter, StandIn, TensorOut, Weight};
+use super::{CurrentWeight, Parameter, StandIn, TensorOut, Weight};
 use crate::{Host, Result, Tensor, message::message};
 
 /// How a new parameter starts. Random starts come from the run's seed, the plugin's id and the parameter's name, so they do not
@@ -175,6 +175,20 @@ impl Host {
                 trainable,
             })?
             .tensor)
+    }
+
+    /// A weight of the backbone as the current model has it: what stands in for it where it trains, with gradient; else the frozen one.
+    ///
+    /// For plugins whose formula has a layer's weight in it. Ask for it where it is used, in [`LayerHook`](crate::hooks::LayerHook): asking costs little, and in
+    /// [`PrepareHook`](crate::hooks::PrepareHook) another plugin may bring a stand-in later.
+    ///
+    /// # Errors
+    /// For an unknown name (with near ones).
+    pub fn current_weight(&self, name: &str) -> Result<Tensor> {
+        let TensorOut { tensor } = self.call::<CurrentWeight>(NameIn {
+            name: name.to_owned(),
+        })?;
+        Ok(tensor)
     }
 
     /// A weight of the frozen backbone, by parameter name; it carries no gradient.

@@ -27,6 +27,10 @@ message! {
         pub classes: Vec<String>,
         /// Ids of all plugins of the run, in their order.
         pub plugins: Vec<String>,
+        /// Side of the data set's images in pixels; missing when there is none, and from hosts before this field.
+        pub image_size: Option<usize>,
+        /// Names of the further pictures in every training batch; missing when only sampling, and from hosts before this field.
+        pub columns: Option<Vec<String>>,
     }
 }
 

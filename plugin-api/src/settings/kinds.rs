@@ -1,10 +1,10 @@
 //! The types a setting can have, each with its piece of schema.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::Value;
 
-/// A type a setting can have: numbers, `bool`, `String`, `PathBuf`, `Option`, `Vec`, and whatever derives `Settings`.
+/// A type a setting can have: numbers, `bool`, `String`, `PathBuf`, `Option`, `Vec`, `BTreeMap<String, _>`, and whatever derives `Settings`.
 pub trait SettingKind: Sized {
     /// The schema of the type as the inside of a JSON object, without the braces.
     const BODY: &'static str;
@@ -99,6 +99,18 @@ pub fn read_option<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Opti
     } else {
         read(value).map(Some)
     }
+}
+
+/// Reads values by name; used by the derive.
+#[doc(hidden)]
+pub fn read_map<T>(
+    value: &Value,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Option<BTreeMap<String, T>> {
+    let entries = value.as_object()?.iter();
+    entries
+        .map(|(name, value)| Some((name.clone(), read(value)?)))
+        .collect()
 }
 
 /// Reads a list; used by the derive.

@@ -9,7 +9,7 @@ mod validate;
 pub use join::{join, joined_len};
 pub use kinds::SettingKind;
 #[doc(hidden)]
-pub use kinds::{read_list, read_option};
+pub use kinds::{read_list, read_map, read_option};
 #[doc(hidden)]
 pub use serde_json::Value as Json;
 pub use validate::{SettingsError, SettingsProblem, validate};
@@ -52,12 +52,12 @@ use crate::Result;
 ///
 /// * A doc comment becomes the description that `host plugin inspect` prints.
 /// * `#[setting(default = value)]` takes numbers, text, `true`, a choice (`Mode::Sampling`), a list, or `None`. Without one, `Option` defaults
-///   to null, `Vec` to empty, a struct to its own defaults, an enum to its variant marked `#[setting(default)]`; anything else is required.
+///   to null, `Vec` and `BTreeMap` to empty, a struct to its own defaults, an enum to its variant marked `#[setting(default)]`; anything else is required.
 ///   `#[setting(required)]` makes any setting required.
 /// * `#[setting(range = 0..=1)]` limits numbers, also inside `Option` and `Vec`; `0..`, `..=1` and `0..1` work too, and `above = 0` excludes
 ///   the lower end. `#[setting(one_of = ["a", "b"])]` limits text.
 /// * Types: `u8` to `u64`, `usize`, `i32`, `i64`, `f32`, `f64`, `bool`, `String`, `PathBuf`, other types that derive `Settings` (structs, and
-///   enums without data, whose names turn to snake case), and `Option` and `Vec` of these.
+///   enums without data, whose names turn to snake case), and `Option`, `Vec` and `BTreeMap<String, _>` of these; limits hold for a map's values.
 /// * `Default` comes with it, unless a setting is required.
 pub trait Settings: SettingKind {
     /// The schema as JSON text: what the manifest carries.

@@ -148,6 +148,7 @@ fn expected(schema: &Value) -> String {
             .unwrap_or_default();
     }
     match schema.get("type").and_then(Value::as_str) {
+        Some("object") if entries(schema).is_some() => "a table of names and values",
         Some("object") => "a table of settings",
         Some("array") => "a list",
         Some("integer") => "a whole number",
@@ -156,6 +157,13 @@ fn expected(schema: &Value) -> String {
         _ => "text",
     }
     .to_owned()
+}
+
+/// The schema of the values of a table whose names the user chooses.
+fn entries(schema: &Value) -> Option<&Value> {
+    schema
+        .get("additionalProperties")
+        .filter(|entry| entry.is_object())
 }
 
 fn check_object(
@@ -168,6 +176,13 @@ fn check_object(
         wrong_type(schema, value, key, problems);
         return value.clone();
     };
+    if let Some(entry) = entries(schema) {
+        let check = |(name, value): (&String, &Value)| {
+            let value = check(entry, value, &format!("{key}.\"{name}\""), problems);
+            (name.clone(), value)
+        };
+        return Value::Object(given.iter().map(check).collect());
+    }
     let none = Map::new();
     let properties = schema
         .get("properties")

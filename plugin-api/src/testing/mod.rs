@@ -12,7 +12,7 @@
 //! ```
 //!
 //! It answers `random`, `parameter`, `process` and its formulas (a cosine schedule, 1000 timesteps, epsilon prediction), `run` and `metric`
-//! out of the box, and ignores `progress`, `stop` and `adapter`; give it answers for other services, or other answers, with [`TestHost::answer`]. It knows the
+//! out of the box, and ignores `progress`, `artifact`, `stop` and `adapter`; give it answers for other services, or other answers, with [`TestHost::answer`]. It knows the
 //! operations for arithmetic, reductions, shapes, indices, `matmul`, `linear`, `softmax`; others are [`Error::Unsupported`](crate::Error::Unsupported).
 //! For gradients and real networks, run the plugin file in the host.
 

@@ -106,6 +106,7 @@ fn answer(state: &State, service: u32, request: Packet) -> Result<Packet> {
         },
         Progress: |_, _| Ok(Nothing {}),
         Stop: |_, _| Ok(Nothing {}),
+        Artifact: |_, _| Ok(Nothing {}),
         Adapter: |_, _| Ok(Nothing {}),
     }
 }
@@ -282,5 +283,7 @@ fn run_info() -> RunInfo {
         dataset_len: 0,
         classes: Vec::new(),
         plugins: Vec::new(),
+        image_size: None,
+        columns: None,
     }
 }

@@ -1,6 +1,6 @@
 //! `derive(Settings)` and the validator behind it.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use plugin_api::{Settings, settings::validate};
 use serde_json::{Value, json};
@@ -40,6 +40,9 @@ struct All {
     several: Vec<usize>,
     /// None to begin with.
     texts: Vec<String>,
+    /// Values by name.
+    #[setting(range = 1..=64)]
+    ranks: BTreeMap<String, usize>,
     /// A choice.
     kind: Kind,
     /// Another choice.
@@ -90,6 +93,7 @@ fn defaults() -> All {
         given: Some(0.5),
         several: vec![1, 2],
         texts: vec![],
+        ranks: BTreeMap::new(),
         kind: Kind::Plain,
         other: Kind::MinSnr,
         inner: Inner { depth: 2 },
@@ -107,7 +111,7 @@ fn defaults_are_the_same_from_rust_and_from_nothing() {
 fn every_kind_of_value_is_read() {
     let all = All::from_json(
         r#"{ "share": 1, "rate": 2.5, "count": 3.0, "shift": 4, "flag": false, "name": "cosine", "folder": "c", "maybe": 5,
-             "given": null, "several": [], "texts": ["x"], "kind": "min_snr", "other": "plain", "inner": { "depth": 9 } }"#,
+             "given": null, "several": [], "texts": ["x"], "ranks": { "a.*": 4, "name": 8 }, "kind": "min_snr", "other": "plain", "inner": { "depth": 9 } }"#,
     )
     .unwrap();
     let expected = All {
@@ -122,6 +126,7 @@ fn every_kind_of_value_is_read() {
         given: None,
         several: vec![],
         texts: vec!["x".into()],
+        ranks: [("a.*".to_owned(), 4), ("name".to_owned(), 8)].into(),
         kind: Kind::MinSnr,
         other: Kind::Plain,
         inner: Inner { depth: 9 },
@@ -162,6 +167,14 @@ fn every_mistake_has_its_sentence() {
             "`several[1]` must be at least 0, got -2",
         ),
         (r#"{ "several": 1 }"#, "`several` must be a list, got 1"),
+        (
+            r#"{ "ranks": { "a.*": 65 } }"#,
+            "`ranks.\"a.*\"` must be in 1..=64, got 65",
+        ),
+        (
+            r#"{ "ranks": [4] }"#,
+            "`ranks` must be a table of names and values, got [4]",
+        ),
         (
             r#"{ "name": "cosin" }"#,
             "`name` must be one of linear, cosine, got `cosin`, did you mean `cosine`?",

@@ -161,6 +161,8 @@ fn run(batch_size: usize) -> RunInfo {
         dataset_len: 0,
         classes: Vec::new(),
         plugins: Vec::new(),
+        image_size: None,
+        columns: None,
     }
 }
 

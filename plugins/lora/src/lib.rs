@@ -1,44 +1,36 @@
-//! LoRA (Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen; ICLR 2022; arXiv 2106.09685), section 4.1.
+//! Small trainable changes of chosen layers, beside a backbone that stays frozen: LoRA (Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen; ICLR 2022; arXiv
+//! 2106.09685) and its relatives DoRA, LoHa, LoKr and (IA)³.
 //!
-//! A chosen linear layer `y = W x + b` stays frozen, and `(alpha / rank) * B A x` is added to what it gives: `A [rank, in]` is drawn at random, `B [out, rank]`
-//! starts at zero, so that the first step begins at the pretrained model exactly. Only `A` and `B` train.
-//!
-//! It decides what trains and nothing else, so it goes with every method that decides how.
+//! Each kind begins at the pretrained model exactly. The plugin decides what trains and nothing else, so it goes with every method that decides how.
 
 #![deny(unsafe_code)]
 
+mod files;
+mod pattern;
 mod settings;
+mod start;
 mod targets;
+mod update;
 
 use std::collections::HashMap;
+use std::fmt::Write;
 
 use plugin_api::hooks::{LayerHook, PrepareHook};
-use plugin_api::{
-    AdapterFile, DType, Host, Init, LayerInfo, Plugin, Result, Tensor, export_plugin,
-};
-use serde_json::json;
+use plugin_api::{DType, Host, LayerInfo, Plugin, Result, Tensor, export_plugin};
 
-pub use settings::LoraSettings;
-
-/// The part of a diffusers pipeline whose layers are adapted.
-const PART: &str = "transformer";
-
-/// Negative slope of the initialisation of `A`: PyTorch's for a linear layer, and PEFT's.
-const SLOPE: f64 = 2.236_067_977_499_79; // sqrt(5)
+use files::Trained;
+pub use settings::{FirstFactor, Format, Kind, LoraSettings};
+use start::Start;
+use targets::Target;
+use update::{Maker, Pass, Update};
 
 /// The plugin.
 pub struct Lora {
     settings: LoraSettings,
-    /// The updates by the layer's number; filled by `prepare`.
-    updates: HashMap<u32, Update>,
-}
-
-/// One layer's trainable update.
-struct Update {
-    /// `[rank, in]`.
-    a: Tensor,
-    /// `[out, rank]`.
-    b: Tensor,
+    /// The layers and their updates, in the backbone's order; filled by `prepare`.
+    layers: Vec<(Target, Box<dyn Update>)>,
+    /// Places in `layers` by the layer's number.
+    places: HashMap<u32, usize>,
 }
 
 impl Plugin for Lora {
@@ -48,82 +40,90 @@ impl Plugin for Lora {
         "Train a low-rank update beside chosen layers of the frozen backbone";
 
     fn build(settings: LoraSettings, host: &Host) -> Result<Self> {
+        settings.check()?;
         // Targets that match nothing are refused before any other plugin begins its preparations.
-        targets::matched(&settings.targets, &host.layers()?)?;
+        targets::choose(&settings, &host.layers()?)?;
         Ok(Self {
             settings,
-            updates: HashMap::new(),
+            layers: Vec::new(),
+            places: HashMap::new(),
         })
     }
 }
 
 impl PrepareHook for Lora {
     fn prepare(&mut self, host: &Host) -> Result<()> {
-        let layers = host.layers()?;
-        let adapted = targets::matched(&self.settings.targets, &layers)?;
-        let rank = self.settings.rank;
-        let mut count = 0;
-        for layer in &adapted {
-            let (inputs, outputs) = (layer.in_features, layer.out_features);
-            let name = |part: &str| format!("{}.lora_{part}.weight", layer.path);
-            let a = host.parameter(
-                &name("A"),
-                [rank, inputs],
-                Init::KaimingUniform { a: SLOPE },
-            )?;
-            let b = host.parameter(&name("B"), [outputs, rank], Init::Zeros)?;
-            count += rank * (inputs + outputs);
-            self.updates.insert(layer.id, Update { a, b });
+        let all = host.layers()?;
+        let targets = targets::choose(&self.settings, &all)?;
+        let start = match &self.settings.from {
+            // Later on, the parameters' values are the checkpoint's.
+            Some(path) if host.step() == 0 => Start::read(path, &self.settings, &targets, host)?,
+            _ => Start::default(),
+        };
+        for target in targets {
+            let maker = Maker {
+                target: &target,
+                host,
+                start: &start,
+            };
+            let update = update::make(&self.settings, &maker)?;
+            self.places.insert(target.layer.id, self.layers.len());
+            self.layers.push((target, update));
         }
+        let count: usize = self.layers.iter().map(|(_, update)| size(&**update)).sum();
         tracing::info!(
-            "adapts {} of the backbone's {} layers at rank {rank}: {count} parameters",
-            adapted.len(),
-            layers.len()
+            "adapts {} of the backbone's {} layers ({}): {count} parameters",
+            self.layers.len(),
+            all.len(),
+            self.settings.kind.name()
         );
-        host.adapter(self.weights_file(&adapted))
+        host.artifact("layers.txt", self.listing())?;
+        let trained = Trained {
+            settings: &self.settings,
+            layers: &self.layers,
+            part: files::part(&host.backbone()?.architecture),
+        };
+        trained.declare(host)
     }
 }
 
 impl Lora {
-    /// The updates as diffusers keeps LoRA weights: PEFT's names below the part of the pipeline, and PEFT's configuration in the header.
-    fn weights_file(&self, adapted: &[&LayerInfo]) -> AdapterFile {
-        let mut file = AdapterFile::new("pytorch_lora_weights.safetensors")
-            .metadata("lora_adapter_metadata", self.peft_config(adapted));
-        for layer in adapted {
-            if let Some(Update { a, b }) = self.updates.get(&layer.id) {
-                for (part, weight) in [("A", a), ("B", b)] {
-                    let name = format!("{PART}.{}.lora_{part}.weight", layer.path);
-                    file = file.tensor(name, weight);
-                }
-            }
+    /// The adapted layers, one a line.
+    fn listing(&self) -> String {
+        let mut text = String::new();
+        for (target, update) in &self.layers {
+            let Target {
+                layer,
+                rank,
+                alpha,
+                feedforward,
+            } = target;
+            let how = match (self.settings.kind, feedforward) {
+                (Kind::Ia3, true) => "inputs scaled".to_owned(),
+                (Kind::Ia3, false) => "outputs scaled".to_owned(),
+                _ => format!("rank {rank}, alpha {alpha}"),
+            };
+            let count = size(&**update);
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "{} {:?}: {how}, {count} parameters",
+                layer.path, layer.weight_shape
+            );
         }
-        file
+        text
     }
+}
 
-    /// What PEFT's `LoraConfig` says of the updates, each key below the part of the pipeline.
-    fn peft_config(&self, adapted: &[&LayerInfo]) -> String {
-        let paths: Vec<&str> = adapted.iter().map(|layer| layer.path.as_str()).collect();
-        let config = json!({
-            "peft_type": "LORA",
-            "r": self.settings.rank,
-            "lora_alpha": self.settings.alpha(),
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "target_modules": paths,
-        });
-        let prefixed: serde_json::Map<String, serde_json::Value> = config
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(key, value)| (format!("{PART}.{key}"), value.clone()))
-            .collect();
-        json!(prefixed).to_string()
-    }
+/// How many numbers of an update train.
+fn size(update: &dyn Update) -> usize {
+    let parts = update.parts().into_iter();
+    parts.map(|(_, tensor)| tensor.elem_count()).sum()
 }
 
 impl LayerHook for Lora {
     fn adapts(&self, layer: &LayerInfo) -> bool {
-        self.updates.contains_key(&layer.id)
+        self.places.contains_key(&layer.id)
     }
 
     fn layer(
@@ -131,16 +131,19 @@ impl LayerHook for Lora {
         layer: &LayerInfo,
         input: &Tensor,
         output: Tensor,
-        _host: &Host,
+        host: &Host,
     ) -> Result<Tensor> {
-        let Some(Update { a, b }) = self.updates.get(&layer.id) else {
+        let Some(&place) = self.places.get(&layer.id) else {
             return Ok(output);
         };
-        // Parameters are f32 whatever the backbone computes in.
-        let low = input.to_dtype(DType::F32)?.linear(a, None)?; // [.., rank]
-        let base = output.to_dtype(DType::F32)?;
-        let sum = base.add_linear(&low, b, self.settings.scale())?; // [.., out]
-        sum.to_dtype(output.dtype())
+        let (_, update) = &self.layers[place];
+        let pass = Pass {
+            layer,
+            input: input.to_dtype(DType::F32)?,
+            output: output.to_dtype(DType::F32)?,
+            host,
+        };
+        update.adapt(&pass)?.to_dtype(output.dtype())
     }
 }
 

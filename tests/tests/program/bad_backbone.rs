@@ -133,6 +133,16 @@ fn a_backbone_that_does_not_draw_pictures_is_refused_for_training() {
     lab.copy("tiny", "latent");
     lab.write("latent/vae/config.json", "{}");
     lab.train("--backbone latent --steps 1 --out run")
-        .refused(2, &["latent-space model", "vae"]);
+        .refused(2, &["autoencoder", "vae/config.json", "no class"]);
+    let config = std::fs::read_to_string(goldens("vae/plain/config.json")).unwrap();
+    lab.write("latent/vae/config.json", &config);
+    lab.train("--backbone latent --steps 1 --out run").refused(
+        2,
+        &[
+            "latents of 4 channels",
+            "the network takes 3",
+            "not of one model",
+        ],
+    );
     assert!(!lab.path("run").exists());
 }

@@ -46,6 +46,96 @@ fn a_size_that_does_not_fit_the_patches_is_refused() {
 }
 
 #[test]
+fn a_mistake_in_a_table_is_refused_with_its_line_before_anything_is_written() {
+    let lab = Lab::new();
+    for name in ["a", "b", "edge"] {
+        integration_tests::picture(&lab.path(&format!("table/{name}.png")), |_, _| [9; 3]);
+    }
+    let tall = image::RgbImage::new(8, 24);
+    tall.save(lab.path("table/tall.png")).unwrap();
+    let good = r#"{"file_name": "a.png", "source": "edge.png"}"#;
+    for (second, problem) in [
+        ("{", "line 2: this is no JSON object"),
+        (
+            r#"{"source": "edge.png"}"#,
+            "line 2: there is no `file_name`",
+        ),
+        (
+            r#"{"file_name": "c.png"}"#,
+            "line 2: `file_name` names c.png, and there is no such file",
+        ),
+        (
+            r#"{"file_name": "b.png"}"#,
+            "line 2: there is no `source`, which line 1 has",
+        ),
+        (
+            r#"{"file_name": "b.png", "source": "lost.png"}"#,
+            "line 2: `source` names lost.png",
+        ),
+        (
+            r#"{"file_name": "b.png", "source": "edge.png", "mask": "edge.png"}"#,
+            "line 2: there is a picture `mask`, which line 1 does not have",
+        ),
+        (
+            r#"{"file_name": "b.png", "source": "edge.png", "label": "x"}"#,
+            "line 1: there is no `label`, which other lines have",
+        ),
+        (
+            r#"{"file_name": "b.png", "source_file_name": 3}"#,
+            "line 2: `source_file_name` is 3, not the path of a picture",
+        ),
+        (
+            r#"{"file_name": "b.png", "images": "edge.png"}"#,
+            "line 2: `images` cannot be the name of a column",
+        ),
+    ] {
+        lab.write("table/metadata.jsonl", format!("{good}\n{second}\n"));
+        check(&lab, "table", &["metadata.jsonl", problem]);
+    }
+    lab.write(
+        "table/metadata.jsonl",
+        r#"{"file_name": "a.png", "mask": "tall.png"}"#,
+    );
+    check(&lab, "table", &["line 1: `mask` is 8x24 and its image 8x8"]);
+    lab.write("table/metadata.jsonl", "\n");
+    check(&lab, "table", &["line 1: the file has no lines"]);
+}
+
+#[test]
+fn columns_that_the_data_do_not_have_are_refused() {
+    let lab = Lab::new();
+    check(
+        &lab,
+        r#"pictures --set data.columns={source="edges"}"#,
+        &["data.columns asks for source", "has no metadata.jsonl"],
+    );
+    check(
+        &lab,
+        r#"scenes:dusk --set data.columns={source="edge"}"#,
+        &[
+            "`source` from `edge`",
+            "did you mean `edges`?",
+            "domain:NAME",
+        ],
+    );
+    check(
+        &lab,
+        r#"scenes:dusk --set data.columns={source="domain:solids"}"#,
+        &["which show other things than those of dusk"],
+    );
+    check(
+        &lab,
+        r#"scenes:dusk --set data.columns={target="edges"}"#,
+        &["`target` cannot be the name of a column"],
+    );
+    check(
+        &lab,
+        "scenes:dusk --set data.columns=edges",
+        &["data.columns must be a table"],
+    );
+}
+
+#[test]
 fn images_none_of_which_can_be_read_are_refused() {
     let lab = Lab::new();
     lab.write("torn/a.png", "no PNG");

@@ -1,5 +1,6 @@
 //! Checkpoints in others' formats, read one tensor at a time and seen under diffusers' names whatever their own layout.
 
+mod folder;
 mod locate;
 mod names;
 mod pt;
@@ -17,6 +18,7 @@ use names::Part;
 use pt::PickleFile;
 use safetensors::SafetensorsFiles;
 
+pub(crate) use folder::ModelFolder;
 pub(crate) use write::write_folder;
 
 /// A checkpoint whose tensors have been listed and not loaded.

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor, bail};
 
 use super::super::layers::{Builder, Embedding, Linear};
-use super::super::{Error, Pass, Result};
+use super::super::{Error, Pass, Positions, Result};
 use super::layout::embedder_path;
 use crate::ops;
 
@@ -33,12 +33,12 @@ pub(crate) fn timestep_features(timesteps: &Tensor) -> Result<Tensor> {
 
 /// The fixed position embedding of a grid of patches, f32 `[1, rows * columns, width]`: the first half of the features encodes the column, the second the row.
 ///
-/// Positions are stretched to the grid that the model was trained on: index `i` of a side of `n` patches lies at `i * base / n`. So at the training size positions are the indices
-/// themselves, and any other size covers the same range at another density, as diffusers does.
+/// At the training size, `base` patches a side, positions are the indices themselves; what they are at another size is [`Positions`]'s to say.
 pub(crate) fn position_table(
     width: usize,
     base: usize,
     grid: (usize, usize),
+    positions: Positions,
     device: &Device,
 ) -> Result<Tensor> {
     let (rows, columns) = grid;
@@ -46,12 +46,14 @@ pub(crate) fn position_table(
     let omega: Vec<f64> = (0..quarter)
         .map(|i| MAX_PERIOD.powf(-(i as f64) / quarter as f64))
         .collect();
-    let stretched =
-        |index: usize, count: usize| f64::from(index as f32 / (count as f64 / base as f64) as f32);
+    let position = |index: usize, count: usize| match positions {
+        Positions::Stretch => f64::from(index as f32 / (count as f64 / base as f64) as f32),
+        Positions::Repeat => (index % base) as f64,
+    };
     let mut table = Vec::with_capacity(rows * columns * width);
     for row in 0..rows {
         for column in 0..columns {
-            for position in [stretched(column, columns), stretched(row, rows)] {
+            for position in [position(column, columns), position(row, rows)] {
                 table.extend(omega.iter().map(|omega| (position * omega).sin() as f32));
                 table.extend(omega.iter().map(|omega| (position * omega).cos() as f32));
             }

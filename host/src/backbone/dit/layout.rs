@@ -1,5 +1,7 @@
 //! The layers and parameters that a DiT's configuration implies: names, kinds and shapes, without weights.
 
+use std::collections::BTreeMap;
+
 use super::super::layers::{Conv, LayerInfo, LayerKind};
 use super::config::{Activation, DitConfig};
 use super::embed::TIMESTEP_FEATURES;
@@ -132,4 +134,16 @@ pub(crate) fn copies_of_shared(name: &str, depth: usize) -> Vec<String> {
             .collect(),
         None => Vec::new(),
     }
+}
+
+/// Every parameter that a file may leave out where all blocks share their embedders, with the one of block 0 that it then equals.
+pub(crate) fn every_copy(config: &DitConfig) -> BTreeMap<String, String> {
+    let copies = |(name, _): (String, Vec<usize>)| {
+        let copies = copies_of_shared(&name, config.num_layers);
+        copies.into_iter().map(move |copy| (copy, name.clone()))
+    };
+    parameters(config, Sharing::Shared)
+        .into_iter()
+        .flat_map(copies)
+        .collect()
 }

@@ -13,10 +13,10 @@ pub(crate) use config::invalid;
 pub use config::{Activation, DitConfig};
 pub(crate) use fit::{POSITION_TABLE, fit};
 pub(crate) use init::init;
-pub(crate) use layout::{Sharing, copies_of_shared, layers, parameters};
+pub(crate) use layout::{Sharing, copies_of_shared, every_copy, layers, parameters};
 
 use super::layers::{Builder, LayerInfo, Linear, PatchEmbed, add_in_f32};
-use super::{Error, Input, ModelInfo, Pass, Source};
+use super::{Error, Input, ModelInfo, Pass, Positions, Source};
 use crate::ops;
 use block::{Block, NORM_EPS};
 use embed::{ConditionEmbedder, checked_labels, position_table, timestep_features};
@@ -28,7 +28,9 @@ pub(crate) struct Dit {
     config: DitConfig,
     patch_embed: PatchEmbed,
     /// Positions at the training size, f32 `[1, T, D]`.
-    positions: Tensor,
+    table: Tensor,
+    /// Positions at other sizes.
+    positions: Positions,
     /// One that all blocks share, or one a block.
     embedders: Vec<ConditionEmbedder>,
     blocks: Vec<Block>,
@@ -62,11 +64,13 @@ impl Dit {
             None => &candle_core::Device::Cpu,
         };
         let grid = config.base_grid();
-        let positions = position_table(config.width(), grid, (grid, grid), device)?;
-        check_stored_positions(source, &positions)?;
+        let positions = Positions::default();
+        let table = position_table(config.width(), grid, (grid, grid), positions, device)?;
+        check_stored_positions(source, &table)?;
         let dit = Self {
             config,
             patch_embed,
+            table,
             positions,
             embedders,
             blocks,
@@ -74,6 +78,10 @@ impl Dit {
             proj_out_2,
         };
         Ok((dit, layers, parameters))
+    }
+
+    pub(crate) fn set_positions(&mut self, positions: Positions) {
+        self.positions = positions;
     }
 
     pub(crate) fn config(&self) -> &DitConfig {
@@ -163,7 +171,9 @@ impl Dit {
             || !width.is_multiple_of(patch)
         {
             bail!(
-                "latents are {height}x{width}; both sides must be positive multiples of the patch size, {patch}"
+                "latents are {height}x{width}; both sides must be positive multiples of the patch size, {patch}, such as {}x{}",
+                height.next_multiple_of(patch).max(patch),
+                width.next_multiple_of(patch).max(patch)
             )
         }
         Ok((height / patch, width / patch))
@@ -183,13 +193,14 @@ impl Dit {
     fn positions(&self, rows: usize, columns: usize) -> candle_core::Result<Tensor> {
         let base = self.config.base_grid();
         if (rows, columns) == (base, base) {
-            return Ok(self.positions.clone());
+            return Ok(self.table.clone());
         }
         position_table(
             self.config.width(),
             base,
             (rows, columns),
-            self.positions.device(),
+            self.positions,
+            self.table.device(),
         )
     }
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use candle_core::{Device, Tensor};
 
-use super::super::{LayerHook, LayerKind};
+use super::super::{LayerHook, LayerKind, Positions};
 use super::*;
 
 /// Adds zero to every output, keeping count of what it sees.
@@ -52,6 +52,28 @@ fn a_zero_adapter_leaves_every_bit_and_sees_each_layer_once() {
         seen.sort_unstable();
         assert_eq!(seen, (0..backbone.layers().len()).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn repeated_positions_make_equal_tiles_equal_and_change_nothing_at_the_trained_size() {
+    let stretched = lively(tiny());
+    let repeated = lively(tiny()).with_positions(Positions::Repeat);
+    let case = Case::random(&stretched, 2);
+    assert_eq!(
+        values(&case.run(&stretched, &Pass::frozen())),
+        values(&case.run(&repeated, &Pass::frozen()))
+    );
+    let tile = case.tensor("latents");
+    let canvas = Tensor::cat(&[tile, tile], 3).unwrap();
+    let halves = |backbone: &Backbone| {
+        let prediction = case.run_on(backbone, &canvas, &Pass::frozen()).unwrap();
+        assert_eq!(prediction.dims(), canvas.dims());
+        [0, 8].map(|at| prediction.narrow(3, at, 8).unwrap())
+    };
+    let [left, right] = halves(&repeated);
+    check_close("the right tile", &right, &left, 1e-5);
+    let [left, right] = halves(&stretched);
+    assert!(relative(&right, &left) > 1e-3);
 }
 
 /// Doubles the output of one layer.

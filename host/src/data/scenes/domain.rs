@@ -181,15 +181,9 @@ fn named(text: &str) -> Result<Domain, Error> {
 }
 
 fn unknown(text: &str) -> Error {
-    let near = DOMAINS
-        .iter()
-        .map(|(name, ..)| (strsim::jaro_winkler(name, text), *name))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(likeness, _)| *likeness > 0.75)
-        .map(|(_, name)| name.to_owned());
     Error::UnknownDomain {
         name: text.to_owned(),
-        near,
+        near: super::super::near(text, DOMAINS.iter().map(|(name, ..)| *name)),
         known: DOMAINS.map(|(name, ..)| name).join(", "),
     }
 }

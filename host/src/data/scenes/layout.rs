@@ -61,10 +61,26 @@ impl Draws {
     }
 }
 
+/// Those of the numbers that say where the first solid stands and how it is turned.
+const POSE: std::ops::Range<usize> = 8..11;
+
 /// Draws scene `index`. Classes take turns, so that every run of as many scenes as classes shows each once.
 pub(super) fn draw(content: Content, seed: u64, index: u64) -> Scene {
-    let mut stream = Stream::new(seed, &format!("scene/{index}"));
-    let mut draws = Draws(stream.uniforms(DRAWS).into_iter());
+    let numbers = Stream::new(seed, &format!("scene/{index}")).uniforms(DRAWS);
+    build(content, index, numbers)
+}
+
+/// Draws what scene `index` shows once more, standing elsewhere and turned otherwise: the `number`th such picture of it.
+pub(super) fn draw_again(content: Content, seed: u64, index: u64, number: u32) -> Scene {
+    let mut numbers = Stream::new(seed, &format!("scene/{index}")).uniforms(DRAWS);
+    let pose = Stream::new(seed, &format!("scene/{index}/reference/{number}")).uniforms(POSE.len());
+    numbers[POSE].copy_from_slice(&pose);
+    build(content, index, numbers)
+}
+
+/// The scene that these [`DRAWS`] numbers in 0..1 describe.
+fn build(content: Content, index: u64, numbers: Vec<f32>) -> Scene {
+    let mut draws = Draws(numbers.into_iter());
     let class = (index % 6) as usize;
     let (hue, hue_name) = draws.hue();
     let (floor_hue, floor_name) = another_hue(&mut draws, hue_name);

@@ -3,6 +3,7 @@
 //! A scene is drawn from (seed, index) alone and marched once; the same march gives the picture and every map.
 //! The same seed and index in two styles show the same geometry, so the two pictures are a pair.
 
+mod column;
 mod domain;
 mod layout;
 mod lines;
@@ -17,6 +18,7 @@ pub use domain::{Content, DOMAINS, Domain, Style};
 pub use render::FAR;
 
 use super::{DataOptions, Dataset, Error, Item, Map, MapKind};
+use column::SceneColumn;
 use layout::Scene;
 use render::{Camera, FLOOR, SAMPLES, SKY, SOLID, Samples};
 use style::Palette;
@@ -38,13 +40,14 @@ pub struct Scenes {
     count: usize,
     flip: bool,
     maps: Vec<MapKind>,
+    columns: Vec<SceneColumn>,
 }
 
 impl Scenes {
-    /// A dataset of a domain; `size`, `seed`, `count`, `flip` and `maps` come from the options.
+    /// A dataset of a domain; `size`, `seed`, `count`, `flip`, `maps` and `columns` come from the options.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a size outside 8..=2048 or a count of 0.
+    /// [`Error::OutOfRange`] for a size outside 8..=2048 or a count of 0; what is wrong with a column.
     pub fn new(domain: Domain, options: &DataOptions) -> Result<Self, Error> {
         let count = options.count.unwrap_or(DEFAULT_COUNT);
         if count == 0 {
@@ -55,6 +58,12 @@ impl Scenes {
             });
         }
         super::check_size(options.size)?;
+        let columns = options
+            .columns
+            .iter()
+            .flatten()
+            .map(|(name, source)| SceneColumn::parse(name, source, domain))
+            .collect::<Result<_, Error>>()?;
         Ok(Self {
             domain,
             classes: domain.content.classes(),
@@ -63,20 +72,19 @@ impl Scenes {
             count,
             flip: options.flip,
             maps: options.maps.clone(),
+            columns,
         })
     }
 
-    /// Renders scene `index`: the picture as RGB bytes, row by row, and what else the options ask for.
-    fn render(&self, index: usize) -> Rendered {
-        let scene = layout::draw(self.domain.content, self.seed, index as u64);
+    /// Renders a scene as a domain has it: the picture as RGB bytes, row by row, and these maps.
+    fn drawn(&self, domain: Domain, scene: Scene, maps: &[MapKind]) -> Rendered {
         let camera = Camera::new();
-        let style = self.domain.style;
+        let style = domain.style;
         let samples = render::march(&scene, &camera, style::light(style), self.size);
         let palette = Palette::new(style, &scene);
         let colours = style::shade(style, &scene, &palette, &samples, self.size);
         let rgb = resolve(&colours, self.size);
-        let maps = self
-            .maps
+        let maps = maps
             .iter()
             .map(|&kind| {
                 (
@@ -101,13 +109,23 @@ impl Dataset for Scenes {
     }
 
     fn get(&self, index: usize) -> Result<Item, Error> {
-        let Rendered { scene, rgb, maps } = self.render(index);
+        let scene = layout::draw(self.domain.content, self.seed, index as u64);
+        let wanted = [self.maps.clone(), self.column_maps()].concat();
+        let mut rendered = self.drawn(self.domain, scene, &wanted);
+        let columns = self
+            .columns
+            .iter()
+            .map(|column| (column.name.clone(), self.column(column, index, &rendered)))
+            .collect();
+        rendered.maps.retain(|kind, _| self.maps.contains(kind));
+        let Rendered { scene, rgb, maps } = rendered;
         Ok(Item {
             image: super::transform::planes(&rgb, 3),
             class: Some(scene.class),
             caption: Some(captioned(self.domain.style, &scene.caption)),
             name: format!("{}/{index:06}", self.domain.name()),
             maps,
+            columns,
         })
     }
 
@@ -126,11 +144,12 @@ impl Dataset for Scenes {
 
     fn fingerprint(&self) -> String {
         format!(
-            "scenes-v{VERSION}:{}:seed{}:count{}:size{}",
+            "scenes-v{VERSION}:{}:seed{}:count{}:size{}{}",
             self.domain.name(),
             self.seed,
             self.count,
-            self.size
+            self.size,
+            self.columns_named()
         )
     }
 
@@ -140,6 +159,13 @@ impl Dataset for Scenes {
 
     fn flips(&self) -> bool {
         self.flip
+    }
+
+    fn columns(&self) -> Vec<String> {
+        self.columns
+            .iter()
+            .map(|column| column.name.clone())
+            .collect()
     }
 }
 

@@ -22,7 +22,7 @@ fn a_folder_of_classes_is_read_in_sorted_order_whatever_lies_beside() {
     for junk in [
         ".DS_Store",
         "pears/Thumbs.db",
-        "metadata.jsonl",
+        "metadata.csv",
         "pears/2.txt",
     ] {
         std::fs::write(root.join(junk), "junk").unwrap();

@@ -28,6 +28,13 @@ impl Numbers {
     }
 }
 
+fn column(kind: ColumnKind, rows: usize) -> Column {
+    Column {
+        kind,
+        values: [0.25, 0.5].repeat(rows),
+    }
+}
+
 impl Dataset for Numbers {
     fn len(&self) -> usize {
         self.count
@@ -67,6 +74,11 @@ impl Dataset for Numbers {
                         values: [0.6, 0.8].repeat(6),
                     },
                 ),
+            ]),
+            columns: BTreeMap::from([
+                ("source".to_owned(), column(ColumnKind::Picture, 6)),
+                ("towards".to_owned(), column(ColumnKind::Normals, 6)),
+                ("hole".to_owned(), column(ColumnKind::Mask, 2)),
             ]),
         })
     }

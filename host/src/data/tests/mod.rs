@@ -1,6 +1,7 @@
 //! The data module as a caller meets it: what every part's tests share.
 #![allow(clippy::unwrap_used)]
 
+mod columns;
 mod folder;
 mod loader;
 mod pictures;

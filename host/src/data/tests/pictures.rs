@@ -53,6 +53,7 @@ fn an_export_reads_back_as_the_scenes_it_came_from() {
         size: 24,
         seed: 3,
         maps: MapKind::ALL.to_vec(),
+        columns: BTreeMap::new(),
     };
     let calls = AtomicUsize::new(0);
     let written = export(&options, &|_| {

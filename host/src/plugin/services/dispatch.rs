@@ -14,9 +14,10 @@ use plugin_api::services::{Service, ServiceDef, TensorOut};
 use crate::plugin::crossing;
 
 use super::{
-    AdapterFile, Answer, CacheFolder, Caller, Draw, Formula, Init, ParameterRequest, SampleRequest,
-    Services, log,
+    AdapterFile, AdapterRead, Answer, CacheFolder, Caller, Draw, Formula, Init, ParameterRequest,
+    SampleRequest, Services, log,
 };
+use crate::adapter::LayerUpdate;
 use crate::plugin::bag;
 use crate::plugin::tensor_ops::{export, import};
 
@@ -105,6 +106,7 @@ fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
             tensor(host.stand_in(caller, &asked.name, value, asked.trainable)?)
         };
         Weight(asked) => tensor(host.weight(caller, &asked.name)?);
+        CurrentWeight(asked) => tensor(host.current_weight(caller, &asked.name)?);
         RandomNumbers(asked) => {
             let draw = Draw::decode(&asked.kind, asked.a, asked.b)?;
             tensor(host.random(caller, draw, &asked.shape)?)
@@ -156,6 +158,7 @@ fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
             done(host.artifact(caller, &asked.name, asked.content)?)
         };
         Adapter(asked) => done(host.adapter(caller, adapter_file(asked)?)?);
+        ReadAdapter(asked) => adapter_updates(host.read_adapter(caller, PathBuf::from(asked.path))?);
         Stop(asked) => done(host.stop(caller, &asked.reason)?);
     }
     Err(Error::Unsupported {
@@ -163,6 +166,26 @@ fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
         what: format!("service {code}"),
         revision: 1,
     })
+}
+
+fn adapter_updates(read: AdapterRead) -> api::AdapterUpdates {
+    let layer = |update: LayerUpdate| api::LayerUpdate {
+        path: update.path,
+        kind: update.kind.name().to_owned(),
+        rank: update.rank,
+        alpha: update.alpha,
+        scale: update.scale,
+        tensors: update
+            .tensors
+            .iter()
+            .map(|(part, tensor)| ((*part).to_owned(), export(tensor)))
+            .collect(),
+    };
+    api::AdapterUpdates {
+        layers: read.layers.into_iter().map(layer).collect(),
+        unmatched: read.unmatched,
+        other_parts: read.other_parts,
+    }
 }
 
 fn done((): ()) -> api::Nothing {
@@ -205,6 +228,15 @@ fn adapter_file(asked: api::AdapterIn) -> Answer<AdapterFile> {
             "the adapter's file `{file}` holds no tensor"
         )));
     }
+    let shapes = asked.shapes.unwrap_or_default();
+    for (name, shape) in &shapes {
+        let held = asked.tensors.get(name).map(plugin_api::Tensor::elem_count);
+        if held != Some(shape.iter().product()) {
+            return Err(Error::msg(format!(
+                "`{name}` of the adapter's file `{file}` cannot be written in the shape {shape:?}"
+            )));
+        }
+    }
     let import_one = |(name, tensor): (String, plugin_api::Tensor)| Ok((name, import(&tensor)?));
     Ok(AdapterFile {
         file,
@@ -213,6 +245,7 @@ fn adapter_file(asked: api::AdapterIn) -> Answer<AdapterFile> {
             .into_iter()
             .map(import_one)
             .collect::<Answer<_>>()?,
+        shapes,
         metadata: asked.metadata,
         texts: asked.texts,
     })

@@ -14,10 +14,11 @@ use super::run::{rates, selections};
 use super::{Error, Facts, Feed, Parameters, Session, Trainer};
 use crate::cancel::Cancel;
 use crate::config::{RunFile, Trainable};
+use crate::encode::Encoder;
 use crate::ops::profile;
 use crate::plugin::resolve as plugins;
 use crate::plugin::stack::Stack;
-use crate::pretrained::{self, EMBEDDED};
+use crate::pretrained::{self, EMBEDDED, Pretrained};
 use crate::random::Streams;
 use crate::report::{Process, Progress};
 use inputs::Frame;
@@ -121,10 +122,16 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
     let model = watch.time(|| {
         pretrained::open(
             config.backbone.path.as_deref(),
+            &config.adapter,
             &Device::Cpu,
             config.backbone.dtype.into(),
         )
     })?;
+    // The inputs are latents.
+    let model = Pretrained {
+        encoder: Encoder::Pixels,
+        ..model
+    };
     let backbone_s = watch.lap();
     let starts = job.inputs.starts(Frame {
         backbone: model.backbone.info(),

@@ -228,5 +228,13 @@ fn rows(inputs: &Batch, images: &Range<usize>) -> candle_core::Result<Batch> {
     for tensor in part.tensors.values_mut() {
         *tensor = tensor.narrow(0, images.start, images.len())?;
     }
+    // Lists of texts travel as JSON.
+    for text in part.meta.values_mut() {
+        if let Ok(list) = serde_json::from_str::<Vec<String>>(text)
+            && let Some(own) = list.get(images.clone())
+        {
+            *text = serde_json::json!(own).to_string();
+        }
+    }
     Ok(part)
 }
