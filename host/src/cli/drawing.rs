@@ -1,6 +1,7 @@
 //! What `host sample` and `host eval` share: whose weights draw, and how.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{ArgGroup, Args, ValueEnum};
 
@@ -9,6 +10,7 @@ use super::failure::Failure;
 use super::prepare::plugins_of;
 use super::threads;
 use crate::config::{Overrides, Resolved, Sampler, Spacing, resolve};
+use crate::data::Dataset;
 use crate::pretrained;
 use crate::train::folder::RUN_FILE;
 use crate::train::from_run::{Saved, classes_of, open_inputs};
@@ -73,6 +75,15 @@ pub(super) struct DrawingArguments {
     threads: Option<i64>,
 }
 
+/// What plugins draw from where nothing is said.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Inputs {
+    /// The data that the run was trained on.
+    Own,
+    /// Where that are rendered scenes, those of another seed.
+    Unseen(u64),
+}
+
 /// What is to draw, decided.
 pub(super) struct Chosen {
     /// The configuration.
@@ -91,28 +102,24 @@ impl DrawingArguments {
         threads::set(self.threads.unwrap_or(0) as usize);
     }
 
-    /// Decides everything before any weight loads: the run's own run file under what was given here, `count` images; without a count one for each
-    /// input, where there are inputs.
-    pub(super) fn resolve(&self, count: Option<i64>) -> Result<Chosen, Failure> {
+    /// Decides everything before any weight loads: the run's own run file under what was given here, `count` images. Without a count there are as many as
+    /// pictures to draw from, where such are given, and else as many as the run file says.
+    pub(super) fn resolve(&self, count: Option<i64>, unsaid: Inputs) -> Result<Chosen, Failure> {
         let mut resolved = resolve(&self.overrides(count)?)?;
-        let inputs = match (&self.run, &self.input) {
-            (Some(run), Some(input)) => {
-                let inputs = open_inputs(&resolved.config, input, &classes_of(run))?;
-                if count.is_none() {
+        let saved = match &self.run {
+            Some(folder) => {
+                let inputs = self.inputs(&resolved, folder, unsaid)?;
+                if let (Some(inputs), Some(_), None) = (&inputs, &self.input, count) {
                     resolved.config.sample.count = inputs.len();
                 }
-                Some(inputs)
+                Some(Saved {
+                    folder: folder.clone(),
+                    plan: plugins_of(&mut resolved)?,
+                    step: self.checkpoint,
+                    averaged: !self.no_ema,
+                    inputs,
+                })
             }
-            _ => None,
-        };
-        let saved = match &self.run {
-            Some(folder) => Some(Saved {
-                folder: folder.clone(),
-                plan: plugins_of(&mut resolved)?,
-                step: self.checkpoint,
-                averaged: !self.no_ema,
-                inputs,
-            }),
             None => None,
         };
         let (names, classes) = self.classes(&mut resolved)?;
@@ -122,6 +129,25 @@ impl DrawingArguments {
             names,
             classes,
         })
+    }
+
+    /// The pictures to draw from; none for the run's own data.
+    fn inputs(
+        &self,
+        resolved: &Resolved,
+        run: &Path,
+        unsaid: Inputs,
+    ) -> Result<Option<Arc<dyn Dataset>>, Failure> {
+        let mut config = resolved.config.clone();
+        let source = match (&self.input, unsaid) {
+            (Some(input), _) => input.clone(),
+            (None, Inputs::Unseen(seed)) if config.data.source.starts_with("scenes:") => {
+                config.data.seed = seed;
+                config.data.source.clone()
+            }
+            (None, _) => return Ok(None),
+        };
+        Ok(Some(open_inputs(&config, &source, &classes_of(run))?))
     }
 
     /// The run's own run file, under what was given here.

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::arguments::whole;
-use super::drawing::{Chosen, DrawingArguments};
+use super::drawing::{Chosen, DrawingArguments, Inputs};
 use super::failure::Failure;
 use super::interruption::watch;
 use super::text::{Listing, table};
@@ -27,6 +27,8 @@ const COUNT: i64 = 512;
 const REFERENCE_COUNT: usize = 2048;
 /// Which scenes the reference shows where nothing is said: none that the shipped run files and recipes train on.
 const REFERENCE_SEED: u64 = 1_000_003;
+/// Which scenes plugins that begin with pictures draw from where nothing is said: neither trained on nor in the reference.
+const INPUT_SEED: u64 = 2_000_003;
 /// The scenes that the embedded backbone was trained on.
 const EMBEDDED_DATA: (&str, u64) = ("scenes:studio", 0);
 
@@ -81,7 +83,9 @@ pub(super) fn evaluate(
         Some(_) => None,
         None => Some(COUNT),
     });
-    let chosen = arguments.drawing.resolve(count)?;
+    let chosen = arguments
+        .drawing
+        .resolve(count, Inputs::Unseen(INPUT_SEED))?;
     let folder = arguments.folder(&chosen)?;
     let size = match &folder {
         Some(folder) => folder.size(),

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::arguments::whole;
-use super::drawing::DrawingArguments;
+use super::drawing::{DrawingArguments, Inputs};
 use super::failure::Failure;
 use super::interruption::watch;
 use super::text::Listing;
@@ -45,7 +45,7 @@ pub(super) fn draw(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Listing, Failure> {
-    let chosen = arguments.drawing.resolve(arguments.count)?;
+    let chosen = arguments.drawing.resolve(arguments.count, Inputs::Own)?;
     let resolved = &chosen.resolved;
     if resolved.config.sample.count == 0 {
         return Err(Failure::input("there is nothing to draw: --count is 0"));
