@@ -221,7 +221,7 @@ fn unknown_names_are_refused_with_what_was_meant() {
     );
     check_file(
         "[backbone]\nqqq = 1\n",
-        "unknown key `backbone.qqq` in run.toml; known: path, dtype, positions",
+        "unknown key `backbone.qqq` in run.toml; known: path, dtype, device, positions",
     );
     check_set(
         "train.learning=1",

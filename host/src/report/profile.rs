@@ -227,7 +227,7 @@ impl Profiler {
         state.boundary.0 += boundary;
         StepTimes {
             parts: named,
-            boundary: (!boundary.is_zero()).then(|| boundary.as_secs_f64() * 1e3),
+            boundary: (!boundary.is_zero()).then_some(boundary.as_secs_f64() * 1e3),
         }
     }
 

@@ -32,18 +32,15 @@ impl Optimizer {
             Owner::Plugin(plugin) => rates.get(plugin).copied(),
             _ => None,
         };
-        let mut groups: Vec<(bool, f64, Vec<(String, Var)>)> = Vec::new();
+        // By whether they decay, and by the bits of their learning rate.
+        let mut groups: BTreeMap<(bool, u64), Vec<(String, Var)>> = BTreeMap::new();
         for parameter in parameters.iter() {
             let lr = own(&parameter.owner).unwrap_or(settings.lr);
-            let named = (parameter.name.clone(), parameter.var.clone());
-            match (groups.iter_mut())
-                .find(|(decay, rate, _)| (*decay, *rate) == (parameter.decay, lr))
-            {
-                Some((_, _, members)) => members.push(named),
-                None => groups.push((parameter.decay, lr, vec![named])),
-            }
+            let group = groups.entry((parameter.decay, lr.to_bits())).or_default();
+            group.push((parameter.name.clone(), parameter.var.clone()));
         }
-        let groups = groups.into_iter().map(|(decay, lr, members)| {
+        let groups = groups.into_iter().map(|((decay, lr), members)| {
+            let lr = f64::from_bits(lr);
             let config = AdamWConfig {
                 lr,
                 betas: (settings.betas[0], settings.betas[1]),
