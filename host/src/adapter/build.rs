@@ -354,8 +354,7 @@ impl Builder<'_> {
         Error::Shape {
             path: self.file.to_owned(),
             key: format!("{}.{part}", self.layer.path),
-            layer: format!("{} {weight:?}", self.layer.path),
-            expected,
+            expected: format!("`{} {weight:?}` takes {expected}", self.layer.path),
             found: found.dims().to_vec(),
         }
     }

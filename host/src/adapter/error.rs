@@ -66,15 +66,13 @@ pub enum Error {
         near: String,
     },
     /// A tensor that does not fit its layer.
-    #[error("`{key}` in {} is {found:?}, but `{layer}` takes {expected}", path.display())]
+    #[error("`{key}` in {} is {found:?}, but {expected}", path.display())]
     Shape {
         /// The file.
         path: PathBuf,
         /// The layer's path and the part's name.
         key: String,
-        /// The layer, with the shape of its weight.
-        layer: String,
-        /// The shape that fits, in words.
+        /// The layer with the shape of its weight, and the shape that fits: a clause.
         expected: String,
         /// The shape in the file.
         found: Vec<usize>,

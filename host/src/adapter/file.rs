@@ -259,11 +259,25 @@ fn locate(path: &Path) -> Result<PathBuf, Error> {
             path: dir.join(pickle),
         });
     }
+    // A run of which several plugins have adapters keeps each in a folder.
+    let below: Vec<String> = names
+        .iter()
+        .map(|name| dir.join(name))
+        .filter(|below| {
+            let mut files = [PEFT_WEIGHTS, DIFFUSERS_WEIGHTS].iter();
+            files.any(|name| below.join(name).is_file())
+        })
+        .map(|below| below.display().to_string())
+        .collect();
     let whole = ["model_index.json", "transformer", "config.json"];
     Err(folder(match files.len() {
         0 | 1 if whole.iter().any(|name| dir.join(name).exists()) => {
             "holds a whole model and no adapter; give it as --backbone".to_owned()
         }
+        0 if !below.is_empty() => format!(
+            "holds the adapters of several plugins; name one: {}",
+            below.join(", ")
+        ),
         0 => format!(
             "holds no adapter: looked for {PEFT_WEIGHTS}, {DIFFUSERS_WEIGHTS} and any other .safetensors file"
         ),

@@ -17,21 +17,34 @@ impl LayerUpdate {
     /// # Errors
     /// A device that fails.
     pub fn weight(&self, weight: &Tensor, strength: f64) -> Result<Tensor> {
+        self.weight_over(weight, weight, strength)
+    }
+
+    /// As [`LayerUpdate::weight`] for a weight that other adapters have changed already, from `base`, beside which this update was trained: DoRA's norms are of
+    /// `base + s B A`.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn weight_over(&self, weight: &Tensor, base: &Tensor, strength: f64) -> Result<Tensor> {
         let weight = &self.replaced("weight", weight, strength)?;
         if self.kind == Kind::Ia3 {
             return self.scaled(weight, strength);
         }
-        let sum = match self.delta()? {
-            Some(delta) => (weight + (delta.reshape(weight.shape())? * (strength * self.scale))?)?,
-            None => weight.clone(),
+        let delta = self.delta()?;
+        let added = |weight: &Tensor| match &delta {
+            Some(delta) => weight + (delta.reshape(weight.shape())? * (strength * self.scale))?,
+            None => Ok(weight.clone()),
         };
         match self.tensors.get(MAGNITUDE) {
-            None => Ok(sum),
+            None => added(weight),
             Some(magnitude) => {
-                let rows = sum.flatten_from(1)?; // [O, I]
+                let rows = added(base)?.flatten_from(1)?; // [O, I]
                 let norm = rows.sqr()?.sum_keepdim(1)?.sqrt()?; // [O, 1]
                 let factor = magnitude.unsqueeze(1)?.div(&norm)?; // [O, 1]
-                rows.broadcast_mul(&factor)?.reshape(weight.shape())
+                added(weight)?
+                    .flatten_from(1)?
+                    .broadcast_mul(&factor)?
+                    .reshape(weight.shape())
             }
         }
     }

@@ -89,6 +89,46 @@ fn a_strength_of_zero_is_the_backbone_and_two_adapters_are_both_there() {
 }
 
 #[test]
+fn doras_norms_are_of_the_weight_that_it_was_trained_beside() {
+    let layers = crate::backbone::layers_of(&small()).unwrap();
+    let dora = AdapterWeights::read(&file("dora")).unwrap();
+    let updates = dora.matched(&layers).unwrap().updates;
+    let to_q = |update: &&LayerUpdate| update.path.ends_with("to_q");
+    let update = updates.iter().find(to_q).unwrap();
+    let plain = opened(&[], DType::F32).0;
+    let name = format!("{}.weight", update.path);
+    let found = plain.parameters().find(|(known, _)| *known == name);
+    let base = found.unwrap().1.clone();
+    let moved = |by: f64| (&base + by).unwrap();
+    // With norms that stay, what another adapter adds counts in proportion.
+    let over = |by: f64| update.weight_over(&moved(by), &base, 1.0).unwrap();
+    let one = (over(1.0) - over(0.0)).unwrap();
+    let two = (over(2.0) - over(1.0)).unwrap();
+    assert!(difference(&one, &two) < 1e-5);
+    assert_eq!(
+        difference(&over(0.0), &update.weight(&base, 1.0).unwrap()),
+        0.0
+    );
+    assert!(difference(&over(1.0), &update.weight(&moved(1.0), 1.0).unwrap()) > 1e-2);
+}
+
+#[test]
+fn adapters_of_several_plugins_are_asked_to_be_named() {
+    let run = tempfile::tempdir().unwrap();
+    for plugin in ["style", "subject"] {
+        let folder = run.path().join("adapter").join(plugin);
+        std::fs::create_dir_all(&folder).unwrap();
+        let from = file("diffusers/pytorch_lora_weights.safetensors");
+        std::fs::copy(from, folder.join("pytorch_lora_weights.safetensors")).unwrap();
+    }
+    let message = refused(run.path());
+    assert!(
+        message.contains("several plugins") && message.contains("adapter/subject"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_merged_weight_is_rounded_once() {
     let lora = [(file("lora"), 1.0)];
     let exact = opened(&lora, DType::F32).0;

@@ -99,11 +99,11 @@ fn prefixed(prefix: &str, tensors: BTreeMap<String, Tensor>) -> BTreeMap<String,
         .collect()
 }
 
+/// A configuration, and tensors by their keys.
+type PeftAdapter = (Map<String, Value>, BTreeMap<String, Tensor>);
+
 /// PEFT's configuration, and the tensors under the layers' paths.
-fn peft(
-    updates: &[LayerUpdate],
-    layers: &[LayerInfo],
-) -> Result<(Map<String, Value>, BTreeMap<String, Tensor>), String> {
+fn peft(updates: &[LayerUpdate], layers: &[LayerInfo]) -> Result<PeftAdapter, String> {
     let mut kinds: Vec<Kind> = Vec::new();
     for update in updates {
         if !kinds.contains(&update.kind) {
@@ -290,10 +290,7 @@ fn effective_alpha(update: &LayerUpdate) -> f64 {
 }
 
 /// The value that occurs most often, the first of several.
-fn most<T: Eq + Copy>(values: impl Iterator<Item = T>) -> T
-where
-    T: Default,
-{
+fn most<T: Eq + Copy + Default>(values: impl Iterator<Item = T>) -> T {
     let mut counts: Vec<(T, usize)> = Vec::new();
     for value in values {
         match counts.iter_mut().find(|(known, _)| *known == value) {

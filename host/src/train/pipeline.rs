@@ -98,6 +98,7 @@ fn pipeline(
             overlay.len()
         ));
     }
+    let own = overlay.clone();
     let frozen: BTreeMap<&str, &Tensor> = backbone.parameters().collect();
     let declared = session.adapters.borrow();
     let mut beside = Vec::new();
@@ -132,7 +133,11 @@ fn pipeline(
                 let value = overlay.get(&name).unwrap_or(base).detach();
                 let value = value.to_dtype(DType::F32)?;
                 let changed = match is_weight {
-                    true => update.weight(&value, 1.0)?,
+                    // Plugins were trained beside one network, not on top of each other.
+                    true => {
+                        let trained = own.get(&name).unwrap_or(base).detach();
+                        update.weight_over(&value, &trained.to_dtype(DType::F32)?, 1.0)?
+                    }
                     false => update.bias(&value, 1.0)?,
                 };
                 overlay.insert(name, changed.detach());
