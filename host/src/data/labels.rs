@@ -62,7 +62,7 @@ impl Labels {
         }
         Ok(match highest {
             Some(highest) => Self {
-                classes: (0..=highest).map(|class| class.to_string()).collect(),
+                classes: (0..=highest).map(|class| numbered(class, lines)).collect(),
                 from: LabelsFrom::Numbers,
             },
             None => Self {
@@ -87,6 +87,20 @@ impl Labels {
             LabelsFrom::Names => named(line.label.as_ref()?.as_str()?),
             LabelsFrom::Folders => named(folder_of(&line.image)),
         }
+    }
+}
+
+/// The name of a class given as a number: the folder in which all its images and no others lie, as in exported scenes, else the number.
+fn numbered(class: u64, lines: &[Line]) -> String {
+    let own = |line: &&Line| line.label.as_ref().and_then(Value::as_u64) == Some(class);
+    let folders = distinct(lines.iter().filter(own).map(|line| folder_of(&line.image)));
+    let others = |folder: &str| {
+        let mut others = lines.iter().filter(|line| !own(line));
+        others.any(|line| folder_of(&line.image) == folder)
+    };
+    match folders.as_slice() {
+        [folder] if !folder.is_empty() && !others(folder) => folder.clone(),
+        _ => class.to_string(),
     }
 }
 
