@@ -39,7 +39,7 @@ pub struct Exported {
     pub classes: Vec<String>,
 }
 
-/// Writes `CLASS/NUMBER.png`, one line a scene in `metadata.jsonl` (`file_name`, `text`, and `<map>_file_name` for each map and
+/// Writes `CLASS/NUMBER.png`, one line a scene in `metadata.jsonl` (`file_name`, `text`, `label`, and `<map>_file_name` for each map and
 /// column), and these under `_maps/MAP/CLASS/NUMBER.png`. [`super::Folder`] reads it back: every map and column is a picture beside the image.
 ///
 /// Depth is 16-bit grey, 65535 for [`FAR`] world units; normals are RGB, -1..=1 to 0..=255; mask and edges are 8-bit grey, 0..=255;
@@ -126,6 +126,8 @@ fn write(scenes: &Scenes, index: usize, out: &Path) -> Result<String, Error> {
     let mut line = BTreeMap::from([
         ("file_name".to_owned(), json!(file_name)),
         ("text".to_owned(), json!(item.caption)),
+        // The folders' order is not the scenes'.
+        ("label".to_owned(), json!(item.class)),
     ]);
     for (kind, map) in &item.maps {
         let map_name = format!("_maps/{}/{file_name}", kind.name());

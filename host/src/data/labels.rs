@@ -1,5 +1,7 @@
 //! The classes of a table of images, and which of them each line is of.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::Value;
 
 use super::Error;
@@ -62,7 +64,7 @@ impl Labels {
         }
         Ok(match highest {
             Some(highest) => Self {
-                classes: (0..=highest).map(|class| class.to_string()).collect(),
+                classes: named_by_folders(highest, lines),
                 from: LabelsFrom::Numbers,
             },
             None => Self {
@@ -90,6 +92,32 @@ impl Labels {
     }
 }
 
+/// Names of classes given as numbers up to `highest`: of each the folder in which all its images and no others lie, as in exported scenes, else the number.
+fn named_by_folders(highest: u64, lines: &[Line]) -> Vec<String> {
+    let (mut folders, mut classes) = (BTreeMap::new(), BTreeMap::new());
+    for line in lines {
+        if let Some(class) = line.label.as_ref().and_then(Value::as_u64) {
+            let folder = folder_of(&line.image);
+            folders
+                .entry(class)
+                .or_insert_with(BTreeSet::new)
+                .insert(folder);
+            classes
+                .entry(folder)
+                .or_insert_with(BTreeSet::new)
+                .insert(class);
+        }
+    }
+    let own = |class: &u64| -> Option<&str> {
+        let folder = *folders.get(class)?.iter().next()?;
+        let alone = folders[class].len() == 1 && classes[folder].len() == 1;
+        (alone && !folder.is_empty()).then_some(folder)
+    };
+    (0..=highest)
+        .map(|class| own(&class).map_or_else(|| class.to_string(), str::to_owned))
+        .collect()
+}
+
 /// The first folder of a path; empty for a file that lies in none.
 fn folder_of(path: &str) -> &str {
     path.trim_start_matches("./")
@@ -98,6 +126,6 @@ fn folder_of(path: &str) -> &str {
 }
 
 fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let names: std::collections::BTreeSet<&str> = names.collect();
+    let names: BTreeSet<&str> = names.collect();
     names.into_iter().map(str::to_owned).collect()
 }
