@@ -52,9 +52,12 @@ ARMS = [
     Arm("lora", LORA, LORA_RATES),
     Arm("lora+diff_tuning", LORA + DIFF_TUNING, LORA_RATES),
     Arm("full+one_pic", ONE_PIC, FULL_RATES),
+    # Half of the method: its timesteps of the target pictures, and no memory.
+    Arm("full+diff_tuning, no memory", [*DIFF_TUNING, "--set", "diff_tuning.ratio=0"], FULL_RATES),
 ]
 # (without, with): what each comparison is about.
 COMPARISONS = [("full", "full+diff_tuning"), ("lora", "lora+diff_tuning"), ("full", "full+one_pic")]
+COMPARISONS += [("full+diff_tuning, no memory", "full+diff_tuning")]
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Bench:
             sys.exit(f"no host at {self.host}; build it with `cargo build --release`, or give --host")
 
     def run(self, arm, rate, seed):
-        name = f"{arm.name}-lr{rate:g}-seed{seed}".replace("+", "-")
+        name = f"{arm.name}-lr{rate:g}-seed{seed}".replace("+", "-").replace(", ", "-").replace(" ", "-")
         return Run(arm, rate, seed, self.out / name)
 
     def call(self, arguments, log):
