@@ -28,10 +28,13 @@ SEARCH_IMAGES = 256
 IMAGES = 600
 REFERENCE = ["--reference", "scenes:solids", "--reference-count", "3000", "--reference-seed", "77"]
 
-FULL_RATES = [1e-4, 3e-4, 1e-3]
+FULL_RATES = [1e-4, 3e-4, 1e-3, 3e-3]
 LORA_RATES = [1e-3, 3e-3, 1e-2]
 LORA = ["--plugin", "lora", "--set", "lora.rank=16", "--set", "lora.alpha=16"]
 DIFF_TUNING = ["--plugin", "diff_tuning"]
+# Outlines on the left of a canvas, the picture on the right. Evaluations draw from outlines of scenes that no run has seen.
+ONE_PIC = ["--plugin", "one_pic", "--set", 'one_pic.layout=[["source", "target"]]']
+ONE_PIC += ["--set", 'data.columns={source = "edges"}', "--set", "backbone.positions=repeat"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,13 @@ ARMS = [
     Arm("full+diff_tuning", DIFF_TUNING, FULL_RATES),
     Arm("lora", LORA, LORA_RATES),
     Arm("lora+diff_tuning", LORA + DIFF_TUNING, LORA_RATES),
+    Arm("full+one_pic", ONE_PIC, FULL_RATES),
+    # Half of the method: its timesteps of the target pictures, and no memory.
+    Arm("full+diff_tuning, no memory", [*DIFF_TUNING, "--set", "diff_tuning.ratio=0"], FULL_RATES),
 ]
 # (without, with): what each comparison is about.
-COMPARISONS = [("full", "full+diff_tuning"), ("lora", "lora+diff_tuning")]
+COMPARISONS = [("full", "full+diff_tuning"), ("lora", "lora+diff_tuning"), ("full", "full+one_pic")]
+COMPARISONS += [("full+diff_tuning, no memory", "full+diff_tuning")]
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Bench:
             sys.exit(f"no host at {self.host}; build it with `cargo build --release`, or give --host")
 
     def run(self, arm, rate, seed):
-        name = f"{arm.name}-lr{rate:g}-seed{seed}".replace("+", "-")
+        name = f"{arm.name}-lr{rate:g}-seed{seed}".replace("+", "-").replace(", ", "-").replace(" ", "-")
         return Run(arm, rate, seed, self.out / name)
 
     def call(self, arguments, log):

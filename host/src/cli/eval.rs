@@ -170,19 +170,18 @@ impl Arguments {
         };
         let seed = self.reference_seed.unwrap_or(REFERENCE_SEED);
         let domain = scenes(source)?;
-        match trained {
-            Some((trained, trained_seed)) if domain.is_some() => {
-                if scenes(trained)? == domain && trained_seed == seed {
-                    return Err(Failure::from(Error::TrainedOn {
-                        domain: source.to_owned(),
-                        seed,
-                    }));
-                }
+        if let Some((trained, trained_seed)) = trained {
+            if domain.is_some() && domain == scenes(trained)? && seed == trained_seed {
+                return Err(Failure::from(Error::TrainedOn {
+                    domain: source.to_owned(),
+                    seed,
+                }));
             }
-            Some((trained, _)) if trained == source => tracing::warn!(
-                "the reference is the folder that the run was trained on, so images that repeat it look best; give a folder of other images by --reference"
-            ),
-            _ => {}
+            if domain.is_none() && source == trained {
+                tracing::warn!(
+                    "the reference is the folder that the run was trained on, so images that repeat it look best; give a folder of other images by --reference"
+                );
+            }
         }
         let options = DataOptions {
             size,

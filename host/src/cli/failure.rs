@@ -76,7 +76,7 @@ fn code(error: &Error) -> u8 {
     match error {
         Error::Config(config::Error::Write(_)) | Error::Lock(lock::Error::Unwritable(_)) => SYSTEM,
         Error::Plugin(error) => plugin_code(error),
-        Error::Train(error) | Error::Eval(eval::Error::Train(error)) => train_code(error),
+        Error::Train(error) => train_code(error),
         Error::Eval(eval::Error::Data(error)) => data_code(error),
         Error::Eval(eval::Error::Interrupted) => INTERRUPTED as u8,
         Error::Eval(eval::Error::Diverged { .. }) => TRAINING,

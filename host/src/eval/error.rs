@@ -90,9 +90,6 @@ pub enum Error {
     /// Data that cannot be used.
     #[error(transparent)]
     Data(#[from] crate::data::Error),
-    /// A run that cannot draw.
-    #[error(transparent)]
-    Train(#[from] crate::train::Error),
     /// A file that cannot be written.
     #[error(transparent)]
     Disk(#[from] crate::fs::Error),

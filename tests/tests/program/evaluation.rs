@@ -140,7 +140,7 @@ fn what_cannot_be_measured_is_refused_before_anything_is_drawn() {
     );
     refused("--features nowhere.safetensors", &["nowhere.safetensors"]);
     refused(
-        "--features tiny/diffusion_pytorch_model.safetensors",
+        "--features tiny/transformer/diffusion_pytorch_model.safetensors",
         &["no feature network that this host knows"],
     );
     refused(
