@@ -208,6 +208,7 @@ fn wrong_usage_is_claps_to_tell() {
     check_usage(&["plan", "--steps", "-3"], "-3 is not in 0..");
     check_usage(&["plan", "--stepps", "3"], "--steps");
     check_usage(&["plan", "--resume", "--overwrite"], "cannot be used with");
+    check_usage(&["plan", "--force"], "--resume");
     check_usage(
         &[
             "data",

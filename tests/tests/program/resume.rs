@@ -210,8 +210,6 @@ fn forced_a_run_goes_on_with_other_plugins_and_settings_and_says_what_became_of_
         "{}",
         run.told()
     );
-    lab.host("run --force --out other")
-        .refused(2, &["--resume"]);
 }
 
 #[test]
