@@ -239,6 +239,14 @@ fn parts(dir: &Path, session: &Session, source: Option<&Path>) -> Result<(), Err
             }
         }
     }
+    // Not every index names the autoencoder that lies beside the network.
+    if let Some(from) = source.and_then(pretrained::vae_folder) {
+        let to = dir.join("vae");
+        if !to.is_dir() {
+            copy_tree(&from, &to)?;
+            index["vae"] = json!(["diffusers", "AutoencoderKL"]);
+        }
+    }
     let scheduler = dir.join("scheduler");
     if !scheduler.is_dir() {
         create(&scheduler)?;

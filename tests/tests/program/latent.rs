@@ -50,6 +50,12 @@ fn a_latent_model_trains_resumes_bit_for_bit_and_draws_pictures() {
             .any(|fact| fact[0] == "image size" && fact[1] == "16")
     );
 
+    lab.host("export --run whole --out exported").done();
+    let index = lab.json("exported/model_index.json");
+    assert_eq!(index["vae"][1], "AutoencoderKL", "{index}");
+    lab.host("run --backbone exported --data pictures --batch-size 2 --steps 1 --set sample.count=0 --out again")
+        .done();
+
     lab.host("run --backbone latent --data pictures --set data.size=18 --steps 1 --out other")
         .refused(2, &["multiples of 4", "autoencoder's 2"]);
 }
