@@ -15,7 +15,14 @@ pub(crate) trait Source {
     /// One parameter on the device and in the type that the backbone computes in.
     fn load(&self, name: &str) -> Result<Tensor, Error>;
     /// Whether two parameters hold the same values.
-    fn same(&self, first: &str, second: &str) -> Result<bool, Error>;
+    fn same(&self, first: &str, second: &str) -> Result<bool, Error> {
+        let (first, second) = (self.load(first)?, self.load(second)?);
+        if first.id() == second.id() {
+            return Ok(true);
+        }
+        let values = |tensor: &Tensor| tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>();
+        Ok(first.dims() == second.dims() && values(&first)? == values(&second)?)
+    }
 }
 
 impl Source for HashMap<String, Tensor> {
@@ -32,14 +39,5 @@ impl Source for HashMap<String, Tensor> {
             missing: vec![name.to_owned()],
             unexpected: Vec::new(),
         })
-    }
-
-    fn same(&self, first: &str, second: &str) -> Result<bool, Error> {
-        let (first, second) = (self.load(first)?, self.load(second)?);
-        if first.id() == second.id() {
-            return Ok(true);
-        }
-        let values = |tensor: &Tensor| tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>();
-        Ok(first.dims() == second.dims() && values(&first)? == values(&second)?)
     }
 }

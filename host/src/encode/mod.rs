@@ -8,7 +8,6 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 
 use crate::backbone;
-use crate::random::Stream;
 pub use vae::{Vae, VaeConfig};
 
 /// Why an autoencoder cannot be used.
@@ -61,16 +60,21 @@ impl Encoder {
         }
     }
 
-    /// The same, but drawn from the posterior, as diffusion models are trained; nothing is drawn where latents are pictures.
+    /// The same, but drawn from the posterior with `normal` noise of the shape it is asked for, as diffusion models are trained; nothing is drawn where
+    /// latents are pictures.
     ///
     /// # Errors
     /// As [`Encoder::encode`].
-    pub fn sample(&self, images: &Tensor, stream: &mut Stream) -> Result<Tensor> {
+    pub fn sample(
+        &self,
+        images: &Tensor,
+        normal: impl FnOnce(&[usize]) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         match self {
             Self::Pixels => Ok(images.clone()),
             Self::Vae(vae) => {
                 let posterior = vae.posterior(images)?;
-                let noise = stream.normal(posterior.mean.dims(), images.device())?;
+                let noise = normal(posterior.mean.dims())?;
                 vae.scaled(&(posterior.mean + (posterior.std * noise)?)?)
             }
         }

@@ -231,14 +231,11 @@ impl Trainer {
     fn latents(&self, batch: &Batch) -> Result<Tensor, Error> {
         let session = &self.session;
         let images = images(batch)?;
-        match session.encoder.is_pixels() {
-            true => Ok(images.clone()),
-            false => {
-                let mut streams = session.streams.borrow_mut();
-                let stream = streams.get("latents");
-                Ok(no_grad(|| session.encoder.sample(images, stream))?)
-            }
-        }
+        let normal = |shape: &[usize]| {
+            let mut streams = session.streams.borrow_mut();
+            streams.get("latents").normal(shape, images.device())
+        };
+        Ok(no_grad(|| session.encoder.sample(images, normal))?)
     }
 
     fn uniform_timesteps(&self, latents: &Tensor) -> Result<Tensor, Error> {

@@ -8,8 +8,6 @@ use candle_core::{DType, Device, Tensor};
 use super::super::{Error, Source};
 use super::Container;
 use super::locate::{Found, locate};
-use super::pt::PickleFile;
-use super::safetensors::SafetensorsFiles;
 
 /// The weights of a model folder, read onto a device in the type to compute in.
 pub(crate) struct ModelFolder {
@@ -35,16 +33,7 @@ impl ModelFolder {
             Found::Folder { weights, .. } => weights,
             Found::File { weights, .. } => vec![weights],
         };
-        let container = match weights.as_slice() {
-            [pickle]
-                if pickle
-                    .extension()
-                    .is_none_or(|ending| ending != "safetensors") =>
-            {
-                Container::Pickle(PickleFile::open(pickle)?)
-            }
-            files => Container::Safetensors(SafetensorsFiles::map(files)?),
-        };
+        let container = Container::open(&weights)?;
         let catalog = (container.shapes().into_iter())
             .map(|(stored, shape)| (rename(&stored), (stored, shape)))
             .collect();
@@ -73,13 +62,5 @@ impl Source for ModelFolder {
         })?;
         let tensor = self.container.load(stored)?;
         Ok(tensor.to_dtype(self.dtype)?.to_device(&self.device)?)
-    }
-
-    fn same(&self, first: &str, second: &str) -> Result<bool, Error> {
-        let values = |name: &str| -> Result<Vec<f32>, Error> {
-            let tensor = self.load(name)?.to_dtype(DType::F32)?;
-            Ok(tensor.flatten_all()?.to_vec1()?)
-        };
-        Ok(values(first)? == values(second)?)
     }
 }

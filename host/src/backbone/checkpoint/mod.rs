@@ -8,7 +8,7 @@ mod safetensors;
 mod write;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -38,6 +38,18 @@ enum Container<'a> {
 }
 
 impl Container<'_> {
+    /// Reads the headers of weights files: of shards, or of one file of either kind.
+    fn open(files: &[PathBuf]) -> Result<Self, Error> {
+        let is_safetensors = |file: &Path| {
+            file.extension()
+                .is_some_and(|ending| ending == "safetensors")
+        };
+        Ok(match files {
+            [pickle] if !is_safetensors(pickle) => Self::Pickle(PickleFile::open(pickle)?),
+            files => Self::Safetensors(SafetensorsFiles::map(files)?),
+        })
+    }
+
     fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
         match self {
             Self::Safetensors(files) => files.shapes(),
@@ -62,14 +74,7 @@ impl<'a> Checkpoint<'a> {
             Found::Folder { config, weights } => (Some(config), weights.as_slice()),
             Found::File { config, weights } => (config.as_ref(), std::slice::from_ref(weights)),
         };
-        let is_safetensors = |file: &Path| {
-            file.extension()
-                .is_some_and(|ending| ending == "safetensors")
-        };
-        let container = match files {
-            [pickle] if !is_safetensors(pickle) => Container::Pickle(PickleFile::open(pickle)?),
-            files => Container::Safetensors(SafetensorsFiles::map(files)?),
-        };
+        let container = Container::open(files)?;
         let shapes = container.shapes();
         let original = names::is_original(&shapes);
         let config = match (original, config) {

@@ -109,19 +109,18 @@ impl AdamW {
                 Some((averages.values.get_mut(&parameter.name)?, averages.decay))
             });
             match (grad, average) {
-                (None, None) => {}
-                (None, Some((average, decay))) => {
-                    follow(average, &parameter.var.as_detached_tensor(), decay)?;
-                }
-                (Some(grad), None) => parameter.step(&self.config, grad, scale, None)?,
                 (Some(grad), Some((average, decay))) if parameter.lies_like(average) => {
                     with_memory(average, |average| {
                         parameter.step(&self.config, grad, scale, Some((average, decay)))
                     })?;
                 }
-                (Some(grad), Some((average, decay))) => {
-                    parameter.step(&self.config, grad, scale, None)?;
-                    follow(average, &parameter.var.as_detached_tensor(), decay)?;
+                (grad, average) => {
+                    if let Some(grad) = grad {
+                        parameter.step(&self.config, grad, scale, None)?;
+                    }
+                    if let Some((average, decay)) = average {
+                        follow(average, &parameter.var.as_detached_tensor(), decay)?;
+                    }
                 }
             }
         }
