@@ -8,6 +8,7 @@ mod checkpoint;
 pub mod dit;
 mod error;
 pub mod forward_file;
+mod front;
 mod inspect;
 mod layers;
 mod pass;
@@ -23,9 +24,10 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use assembly::{Assembly, Conv2d as AssemblyConv2d, GroupNorm};
-pub(crate) use checkpoint::ModelFolder;
+pub(crate) use checkpoint::{ModelFolder, read_weights};
 pub use dit::DitConfig;
 pub use error::Error;
+pub use front::Front;
 pub use inspect::{Inspection, inspect, layers_by, layers_of};
 pub(crate) use layers::Linear;
 pub use layers::{Conv, LayerInfo, LayerKind};
@@ -237,6 +239,13 @@ impl Backbone {
     pub fn config(&self) -> &DitConfig {
         match &self.model {
             Model::Dit(dit) => dit.config(),
+        }
+    }
+
+    /// The text of the configuration, as `config.json` has it.
+    pub fn config_json(&self) -> String {
+        match &self.model {
+            Model::Dit(dit) => dit.config().to_json(),
         }
     }
 

@@ -27,6 +27,9 @@ pub(super) struct DrawingArguments {
     pub(super) backbone: Option<PathBuf>,
     #[command(flatten)]
     adapters: AdapterChoice,
+    /// Set a key of the run file or a setting of a plugin otherwise than the run had it, such as a strength; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    sets: Vec<String>,
     /// The classes to draw in turn, numbers or names, separated by commas [default: all]
     #[arg(long, value_name = "CLASS", value_delimiter = ',')]
     class: Vec<String>,
@@ -195,6 +198,7 @@ impl DrawingArguments {
         Ok(Overrides {
             config,
             flags: flags.0,
+            sets: self.sets.clone(),
             plugin_dirs: self.plugin_dirs.clone(),
             adapters: self.adapters.adapters.clone(),
             ..Overrides::default()

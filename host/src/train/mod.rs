@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod cache;
 pub mod checkpoint;
+mod copies;
 mod error;
 mod export;
 mod feed;

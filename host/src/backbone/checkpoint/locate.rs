@@ -77,7 +77,7 @@ fn no_config(dir: &Path) -> Error {
 }
 
 /// One file, or the shards an index names. Full precision wins over variants (`fp16`), safetensors over pickles.
-fn weights_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn weights_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let single = dir.join(format!("{STEM}.safetensors"));
     if single.is_file() {
         return Ok(vec![single]);

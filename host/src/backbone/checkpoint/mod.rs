@@ -18,7 +18,7 @@ use names::Part;
 use pt::PickleFile;
 use safetensors::SafetensorsFiles;
 
-pub(crate) use folder::ModelFolder;
+pub(crate) use folder::{ModelFolder, read_weights};
 pub(crate) use write::write_folder;
 
 /// A checkpoint whose tensors have been listed and not loaded.
