@@ -210,10 +210,25 @@ impl Arguments {
             .into());
         };
         let pictures = Pictures::drawn(&main.images, &drawn.classes, chosen.names.clone())?;
+        let count = pictures.images.len();
         let description = match (&self.drawing.run, &resolved.config.backbone.path) {
-            (Some(run), _) => format!("{} images of {}", pictures.images.len(), run.display()),
-            (None, Some(path)) => format!("{} images of {}", pictures.images.len(), path.display()),
-            (None, None) => format!("{} images of the embedded backbone", pictures.images.len()),
+            (Some(run), _) => format!("{count} images of {}", run.display()),
+            (None, path) => {
+                let backbone = path
+                    .as_ref()
+                    .map_or("the embedded backbone".to_owned(), |path| {
+                        path.display().to_string()
+                    });
+                let plugins: Vec<&str> = saved
+                    .iter()
+                    .flat_map(|saved| &saved.plan.composition.plugins)
+                    .map(|member| member.id.as_str())
+                    .collect();
+                match plugins.is_empty() {
+                    true => format!("{count} images of {backbone}"),
+                    false => format!("{count} images of {backbone} with {}", plugins.join(", ")),
+                }
+            }
         };
         let images = Images {
             description,

@@ -91,7 +91,7 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
     arguments.check_place(&resolved)?;
     let saved = Saved {
         inputs: None,
-        folder: arguments.run.clone(),
+        folder: Some(arguments.run.clone()),
         plan: plugins_of(&mut resolved)?,
         step: arguments.checkpoint,
         averaged: !arguments.no_ema,

@@ -24,6 +24,17 @@ pub enum ColumnKind {
     Mask,
 }
 
+/// What a column's pictures must have in common with their images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// Width and height.
+    Size,
+    /// The ratio of width and height.
+    Shape,
+    /// Nothing: a reference is a picture of its own.
+    Any,
+}
+
 /// Names of a batch that a column cannot take.
 const TAKEN: [&str; 6] = [
     "images",
@@ -44,6 +55,16 @@ impl ColumnKind {
             Self::Normals
         } else {
             Self::Picture
+        }
+    }
+
+    /// How alike the shape of such a picture and that of its image must be: a hint lies on its image pixel by pixel, a mask at any resolution.
+    pub(super) fn fit(self, name: &str) -> Fit {
+        let hint = name == "hint" || name.starts_with("hint_") || name.ends_with("_hint");
+        match self {
+            _ if hint || name == "conditioning_image" => Fit::Size,
+            Self::Mask => Fit::Shape,
+            Self::Picture | Self::Normals => Fit::Any,
         }
     }
 

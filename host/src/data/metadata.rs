@@ -7,7 +7,7 @@ use image::metadata::Orientation;
 use image::{ImageDecoder, ImageFormat, ImageReader};
 use serde_json::{Map, Value};
 
-use super::column::{ColumnKind, check_name};
+use super::column::{ColumnKind, Fit, check_name};
 use super::labels::Labels;
 use super::{Error, instead};
 
@@ -218,8 +218,8 @@ impl Place<'_> {
         ))
     }
 
-    /// A mask of another shape than its image would be cropped elsewhere. A picture of another shape may be meant (a reference is a picture of its own),
-    /// so that is told once. What cannot be read is told by whoever needs it.
+    /// A mask of another shape than its image would be cropped elsewhere, and a hint of another size belongs to another image. A picture of another shape
+    /// may be meant (a reference is a picture of its own), so that is told once. What cannot be read is told by whoever needs it.
     fn same_shape(
         &self,
         line: &Line,
@@ -228,7 +228,8 @@ impl Place<'_> {
         picture: &str,
         told: &mut bool,
     ) -> Result<(), Error> {
-        if kind != ColumnKind::Mask && *told {
+        let fit = kind.fit(name);
+        if fit == Fit::Any && *told {
             return Ok(());
         }
         let (Some(image), Some(other)) = (
@@ -240,18 +241,20 @@ impl Place<'_> {
         // Sides that were scaled to whole pixels differ by less than one.
         let (across, down) = (image.0 * other.1, image.1 * other.0);
         let slack = image.0.max(image.1).max(other.0).max(other.1);
-        if across.abs_diff(down) <= slack {
+        if image == other || (fit != Fit::Size && across.abs_diff(down) <= slack) {
             return Ok(());
         }
         let shapes = format!(
             "{}x{} and its image {}x{}",
             other.0, other.1, image.0, image.1
         );
-        if kind == ColumnKind::Mask {
-            return Err(self.wrong(
-                line.number,
-                format_args!("`{name}` is {shapes}; a mask needs the shape of its image (another size is fine)"),
-            ));
+        let needed = match fit {
+            Fit::Size => Some("a hint needs the size of its image"),
+            Fit::Shape => Some("a mask needs the shape of its image (another size is fine)"),
+            Fit::Any => None,
+        };
+        if let Some(needed) = needed {
+            return Err(self.wrong(line.number, format_args!("`{name}` is {shapes}; {needed}")));
         }
         *told = true;
         tracing::warn!(

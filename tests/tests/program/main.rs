@@ -8,6 +8,7 @@ mod bad_plugin;
 mod bad_settings;
 mod bench;
 mod composition;
+mod controlnet;
 mod evaluation;
 mod failures;
 mod interchange;
