@@ -29,6 +29,14 @@ pub enum Error {
         /// How many there are.
         there: usize,
     },
+    /// A copy of a part of a UNet's way down.
+    #[error("a UNet is copied whole, with its {there} residual sites, not {asked} of them")]
+    PartOfUnet {
+        /// How many sites were asked for.
+        asked: usize,
+        /// How many there are.
+        there: usize,
+    },
     /// A configuration without weights beside it.
     #[error("{} has a config.json but no weights: looked for {looked_for}", dir.display())]
     NoWeights {
@@ -47,7 +55,7 @@ pub enum Error {
     },
     /// A model of a kind that the host does not know.
     #[error(
-        "{file} describes a `{found}`; supported backbones: DiTTransformer2DModel, and Transformer2DModel with norm_type ada_norm_zero"
+        "{file} describes a `{found}`; supported backbones: UNet2DConditionModel, DiTTransformer2DModel, and Transformer2DModel with norm_type ada_norm_zero"
     )]
     UnsupportedClass {
         /// The file that names the class.
@@ -56,7 +64,9 @@ pub enum Error {
         found: String,
     },
     /// A setting of the architecture that the host does not implement, or that makes no sense.
-    #[error("unsupported DiT configuration: `{setting}` is {found}, expected {expected}")]
+    #[error(
+        "unsupported configuration of the backbone: `{setting}` is {found}, expected {expected}"
+    )]
     Config {
         /// The field of `config.json`.
         setting: &'static str,

@@ -18,25 +18,27 @@ pub struct Front {
 }
 
 impl Backbone {
-    /// The front that ends at the first `sites` residual sites; without a number what is usual, half of a DiT's blocks.
+    /// The front that ends at the first `sites` residual sites; without a number what is usual: half of a DiT's blocks, a UNet's way down and middle.
     ///
     /// # Errors
-    /// Sites that the backbone does not have.
+    /// Sites that the backbone does not have, and a part of a UNet's.
     pub fn front(&self, sites: Option<usize>) -> Result<Front, Error> {
         let there = self.info.residual_sites;
         if let Some(asked) = sites.filter(|asked| !(1..=there).contains(asked)) {
             return Err(Error::Sites { asked, there });
         }
+        let names = self.parameters().map(|(name, _)| name);
         match &self.model {
-            Model::Dit(dit) => {
-                let blocks = sites.unwrap_or(there.div_ceil(2));
-                let names = self.parameters().map(|(name, _)| name);
-                Ok(dit.front(blocks, names))
-            }
+            Model::Dit(dit) => Ok(dit.front(sites.unwrap_or(there.div_ceil(2)), names)),
+            Model::Unet(unet) => match sites {
+                Some(asked) if asked != there => Err(Error::PartOfUnet { asked, there }),
+                _ => Ok(unet.front(names)),
+            },
         }
     }
 
-    /// The hidden states at the first `sites` residual sites, in order: for a DiT `[B, T, D]` after each block. `hint`, of the embedded input's shape, is
+    /// The hidden states at the first `sites` residual sites, in order: of a DiT `[B, T, D]` after each block; of a UNet, which gives all,
+    /// `[B, C, H, W]` of each skip from the input inwards and of the middle. `hint`, of the embedded input's shape, is
     /// added to the embedded input. A pass's residuals have no part in it.
     ///
     /// # Errors
@@ -50,6 +52,7 @@ impl Backbone {
     ) -> Result<Vec<Tensor>> {
         match &self.model {
             Model::Dit(dit) => dit.run_front(sites, input, hint, pass),
+            Model::Unet(unet) => unet.run_front(input, hint, pass),
         }
     }
 }

@@ -304,6 +304,10 @@ pub(crate) struct LayerNorm {
 }
 
 impl LayerNorm {
+    pub(crate) fn new(weight: Parameter, bias: Parameter, eps: f64) -> Self {
+        Self { weight, bias, eps }
+    }
+
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let (weight, bias) = (self.weight.resolve(pass)?, self.bias.resolve(pass)?);
         ops::layer_norm(x, Some(&weight), Some(&bias), self.eps) // [.., D]

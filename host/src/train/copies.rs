@@ -73,7 +73,7 @@ impl Session {
             features: front.features,
             hint: front.embedding,
             parameters,
-            config: self.backbone.config_json(),
+            config: self.backbone.config().to_json(),
         })
     }
 
