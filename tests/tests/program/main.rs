@@ -9,6 +9,7 @@ mod bad_settings;
 mod bench;
 mod composition;
 mod controlnet;
+mod controlnet_goldens;
 mod evaluation;
 mod failures;
 mod interchange;
