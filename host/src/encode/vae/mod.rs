@@ -42,7 +42,8 @@ impl Vae {
     /// What cannot be read, and a configuration that the host does not implement or that the weights do not fit.
     pub fn open(dir: &Path, device: &Device) -> std::result::Result<Self, Error> {
         let config = read_config(dir)?;
-        let folder = ModelFolder::open(dir, device, DType::F32, &modern_name)?;
+        let folder =
+            ModelFolder::open(dir, device, DType::F32, &|stored| Some(modern_name(stored)))?;
         Self::load(config, &folder)
     }
 
