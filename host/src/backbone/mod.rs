@@ -24,7 +24,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use assembly::{Assembly, Conv2d as AssemblyConv2d, GroupNorm};
-pub(crate) use checkpoint::{ModelFolder, write_folder};
+pub(crate) use checkpoint::{DIFFUSION_WEIGHTS, ModelFolder, write_folder};
 pub use dit::DitConfig;
 pub use error::Error;
 pub(crate) use initial::Initial;
@@ -323,7 +323,13 @@ impl Backbone {
                 }
             }
         }
-        checkpoint::write_folder(dir, &self.config().to_json(), &tensors, dtype)
+        write_folder(
+            dir,
+            DIFFUSION_WEIGHTS,
+            &self.config().to_json(),
+            &tensors,
+            dtype,
+        )
     }
 }
 
