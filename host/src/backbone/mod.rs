@@ -118,7 +118,7 @@ pub struct Backbone {
 #[derive(Debug)]
 enum Model {
     Dit(Dit),
-    Unet(Unet),
+    Unet(Box<Unet>),
 }
 
 impl Backbone {
@@ -262,7 +262,7 @@ impl Backbone {
                 let built = net.finish()?;
                 Ok(Self {
                     info: unet::info(unet.config(), built.count()),
-                    model: Model::Unet(unet),
+                    model: Model::Unet(Box::new(unet)),
                     layers: built.layers,
                     parameters: built.parameters,
                 })
