@@ -42,7 +42,7 @@ impl Tower {
             inputs = outputs;
         }
         let out = net.linear("picture.out", inputs, width, true)?;
-        let (_, parameters) = net.finish()?;
+        let parameters = net.finish()?.parameters;
         Ok(Self {
             levels,
             out,
