@@ -119,7 +119,7 @@ pub struct Backbone {
 /// The architectures there are.
 #[derive(Debug)]
 enum Model {
-    Dit(Dit),
+    Dit(Box<Dit>),
     Unet(Box<Unet>),
 }
 
@@ -262,7 +262,7 @@ impl Backbone {
                     .sum();
                 Ok(Self {
                     info: dit.info(count),
-                    model: Model::Dit(dit),
+                    model: Model::Dit(Box::new(dit)),
                     layers,
                     parameters,
                 })
