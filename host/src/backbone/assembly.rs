@@ -147,15 +147,8 @@ impl<'a> Assembly<'a> {
         name: String,
         expected: &[usize],
     ) -> Result<Parameter, Error> {
-        let value = match self.source.shape(&name) {
-            Some(found) if found == expected => self.source.load(&name)?,
-            Some(found) => {
-                return Err(Error::Shape {
-                    name,
-                    expected: expected.to_vec(),
-                    found,
-                });
-            }
+        let value = match self.source.find(&name, expected)? {
+            Some(value) => value,
             None => {
                 self.missing.push(name.clone());
                 // Never computed with: `finish` refuses.

@@ -7,6 +7,7 @@ mod column;
 mod domain;
 mod layout;
 mod lines;
+mod mixed;
 mod render;
 mod solid;
 mod style;
@@ -15,6 +16,7 @@ mod tests;
 mod vector;
 
 pub use domain::{Content, DOMAINS, Domain, Style};
+pub use mixed::Mixed;
 pub use render::FAR;
 
 use super::{DataOptions, Dataset, Error, Item, Map, MapKind, Size};
