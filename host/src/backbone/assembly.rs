@@ -11,21 +11,67 @@ use crate::ops;
 
 /// A network in the making.
 pub(crate) struct Assembly<'a> {
-    source: &'a dyn Source,
+    from: From<'a>,
     layers: Vec<LayerInfo>,
     parameters: Vec<(String, Tensor)>,
+    shapes: Vec<(String, Vec<usize>)>,
     missing: Vec<String>,
 }
 
-/// What was built: the adaptable layers and the parameters, in the order of the network.
-pub(crate) type Assembled = (Vec<LayerInfo>, Vec<(String, Tensor)>);
+/// What a network is made from.
+#[derive(Clone, Copy)]
+enum From<'a> {
+    /// Parameters, which are loaded.
+    Values(&'a dyn Source),
+    /// Parameters whose names and shapes are checked, and no more.
+    Shapes(&'a dyn Source),
+    /// Nothing: the configuration alone says what there would be.
+    Nothing,
+}
+
+/// What was built, in the order of the network.
+pub(crate) struct Assembled {
+    /// The adaptable layers.
+    pub(crate) layers: Vec<LayerInfo>,
+    /// The parameters with their names; empty tensors unless values were read.
+    pub(crate) parameters: Vec<(String, Tensor)>,
+    /// Their shapes.
+    pub(crate) shapes: Vec<(String, Vec<usize>)>,
+}
+
+impl Assembled {
+    /// How many numbers the parameters are.
+    pub(crate) fn count(&self) -> usize {
+        let sizes = self
+            .shapes
+            .iter()
+            .map(|(_, shape)| shape.iter().product::<usize>());
+        sizes.sum()
+    }
+}
 
 impl<'a> Assembly<'a> {
+    /// A network to compute with.
     pub(crate) fn new(source: &'a dyn Source) -> Self {
+        Self::from(From::Values(source))
+    }
+
+    /// A network to look at, checked against what a source holds.
+    pub(crate) fn checked(source: &'a dyn Source) -> Self {
+        Self::from(From::Shapes(source))
+    }
+
+    /// A network to look at, by its configuration alone.
+    pub(crate) fn outline() -> Self {
+        Self::from(From::Nothing)
+    }
+
+    fn from(from: From<'a>) -> Self {
         Self {
-            source,
+            from,
             layers: Vec::new(),
             parameters: Vec::new(),
+            shapes: Vec::new(),
             missing: Vec::new(),
         }
     }
@@ -38,12 +84,20 @@ impl<'a> Assembly<'a> {
         let known: HashSet<&str> = (self.parameters.iter())
             .map(|(name, _)| name.as_str())
             .collect();
-        let mut unexpected: Vec<String> = (self.source.names().into_iter())
+        let held = match self.from {
+            From::Values(source) | From::Shapes(source) => source.names(),
+            From::Nothing => Vec::new(),
+        };
+        let mut unexpected: Vec<String> = (held.into_iter())
             .filter(|name| !known.contains(name.as_str()))
             .collect();
         unexpected.sort();
         match self.missing.is_empty() && unexpected.is_empty() {
-            true => Ok((self.layers, self.parameters)),
+            true => Ok(Assembled {
+                layers: self.layers,
+                parameters: self.parameters,
+                shapes: self.shapes,
+            }),
             false => Err(Error::Names {
                 missing: self.missing,
                 unexpected,
@@ -147,17 +201,38 @@ impl<'a> Assembly<'a> {
         name: String,
         expected: &[usize],
     ) -> Result<Parameter, Error> {
-        let value = match self.source.find(&name, expected)? {
+        let found = match self.from {
+            From::Values(source) => source.find(&name, expected)?,
+            From::Shapes(source) => match source.shape(&name) {
+                Some(found) if found != expected => {
+                    return Err(Error::Shape {
+                        name,
+                        expected: expected.to_vec(),
+                        found,
+                    });
+                }
+                Some(_) => Some(nothing()?),
+                None => None,
+            },
+            From::Nothing => Some(nothing()?),
+        };
+        let value = match found {
             Some(value) => value,
             None => {
                 self.missing.push(name.clone());
                 // Never computed with: `finish` refuses.
-                Tensor::zeros((), DType::F32, &Device::Cpu)?
+                nothing()?
             }
         };
+        self.shapes.push((name.clone(), expected.to_vec()));
         self.parameters.push((name.clone(), value.clone()));
         Ok(Parameter::new(name, value))
     }
+}
+
+/// In place of a parameter that is never computed with: of a network that is only looked at, or that `finish` refuses.
+fn nothing() -> Result<Tensor> {
+    Tensor::zeros((), DType::F32, &Device::Cpu)
 }
 
 /// A convolution with a bias.
@@ -214,6 +289,12 @@ impl Conv {
     pub(crate) const SAME: Self = Self {
         kernel: 3,
         stride: 1,
+        padding: 1,
+    };
+    /// A 3x3 convolution that halves the size, rounding up.
+    pub(crate) const HALVE: Self = Self {
+        kernel: 3,
+        stride: 2,
         padding: 1,
     };
     /// A 1x1 convolution.
