@@ -119,6 +119,12 @@ impl Tokenizer {
         self.length
     }
 
+    /// All that tokens depend on, as text.
+    pub(super) fn description(&self) -> String {
+        let inner = self.inner.to_string(false).unwrap_or_default();
+        format!("{inner} {} {}", self.pad, self.length)
+    }
+
     /// How many different tokens there are.
     pub fn vocabulary(&self) -> usize {
         self.inner.get_vocab_size(true)
