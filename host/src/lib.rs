@@ -11,12 +11,14 @@ pub mod encode;
 pub mod error;
 pub mod eval;
 pub mod fs;
+pub mod memo;
 pub mod ops;
 pub mod plugin;
 pub mod pretrained;
 pub mod random;
 pub mod report;
 pub mod sample;
+pub mod text;
 pub mod train;
 pub mod user;
 

@@ -5,37 +5,26 @@ use std::collections::HashSet;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::layers::{Conv, LayerInfo, LayerKind, LayerNorm, Linear, Parameter};
+use super::layers::{Conv, Embedding, LayerInfo, LayerKind, LayerNorm, Linear, Parameter};
 use super::{Error, Pass, Result, Source};
 use crate::ops;
 
 /// A network in the making.
 pub(crate) struct Assembly<'a> {
-    from: From<'a>,
+    source: &'a dyn Source,
     layers: Vec<LayerInfo>,
     parameters: Vec<(String, Tensor)>,
     shapes: Vec<(String, Vec<usize>)>,
     missing: Vec<String>,
 }
 
-/// What a network is made from.
-#[derive(Clone, Copy)]
-enum From<'a> {
-    /// Parameters, which are loaded.
-    Values(&'a dyn Source),
-    /// Parameters whose names and shapes are checked, and no more.
-    Shapes(&'a dyn Source),
-    /// Nothing: the configuration alone says what there would be.
-    Nothing,
-}
-
 /// What was built, in the order of the network.
 pub(crate) struct Assembled {
     /// The adaptable layers.
     pub(crate) layers: Vec<LayerInfo>,
-    /// The parameters with their names; empty tensors unless values were read.
+    /// The parameters with their names.
     pub(crate) parameters: Vec<(String, Tensor)>,
-    /// Their shapes.
+    /// Their shapes, also where nothing was read.
     pub(crate) shapes: Vec<(String, Vec<usize>)>,
 }
 
@@ -51,24 +40,9 @@ impl Assembled {
 }
 
 impl<'a> Assembly<'a> {
-    /// A network to compute with.
     pub(crate) fn new(source: &'a dyn Source) -> Self {
-        Self::from(From::Values(source))
-    }
-
-    /// A network to look at, checked against what a source holds.
-    pub(crate) fn checked(source: &'a dyn Source) -> Self {
-        Self::from(From::Shapes(source))
-    }
-
-    /// A network to look at, by its configuration alone.
-    pub(crate) fn outline() -> Self {
-        Self::from(From::Nothing)
-    }
-
-    fn from(from: From<'a>) -> Self {
         Self {
-            from,
+            source,
             layers: Vec::new(),
             parameters: Vec::new(),
             shapes: Vec::new(),
@@ -84,11 +58,7 @@ impl<'a> Assembly<'a> {
         let known: HashSet<&str> = (self.parameters.iter())
             .map(|(name, _)| name.as_str())
             .collect();
-        let held = match self.from {
-            From::Values(source) | From::Shapes(source) => source.names(),
-            From::Nothing => Vec::new(),
-        };
-        let mut unexpected: Vec<String> = (held.into_iter())
+        let mut unexpected: Vec<String> = (self.source.names().into_iter())
             .filter(|name| !known.contains(name.as_str()))
             .collect();
         unexpected.sort();
@@ -170,6 +140,18 @@ impl<'a> Assembly<'a> {
         Ok(LayerNorm::new(weight, bias, eps))
     }
 
+    /// A lookup table, `[rows, width]`.
+    pub(crate) fn embedding(
+        &mut self,
+        path: &str,
+        rows: usize,
+        width: usize,
+    ) -> Result<Embedding, Error> {
+        let info = LayerInfo::embedding(path.to_owned(), rows, width);
+        let (layer, table, _) = self.layer(info)?;
+        Ok(Embedding::new(layer, table))
+    }
+
     fn layer(&mut self, info: LayerInfo) -> Result<(usize, Parameter, Option<Parameter>), Error> {
         let mut parameters = Vec::new();
         for (name, shape) in info.parameters() {
@@ -183,36 +165,24 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    fn parameter(&mut self, name: String, expected: &[usize]) -> Result<Parameter, Error> {
-        let value = match self.from {
-            From::Values(source) | From::Shapes(source) => match source.shape(&name) {
-                Some(found) if found != expected => {
-                    return Err(Error::Shape {
-                        name,
-                        expected: expected.to_vec(),
-                        found,
-                    });
-                }
-                Some(_) => match self.from {
-                    From::Values(_) => source.load(&name)?,
-                    _ => nothing()?,
-                },
-                None => {
-                    self.missing.push(name.clone());
-                    nothing()?
-                }
-            },
-            From::Nothing => nothing()?,
+    /// A parameter that belongs to no layer.
+    pub(crate) fn parameter(
+        &mut self,
+        name: String,
+        expected: &[usize],
+    ) -> Result<Parameter, Error> {
+        let value = match self.source.find(&name, expected)? {
+            Some(value) => value,
+            None => {
+                self.missing.push(name.clone());
+                // Never computed with: `finish` refuses.
+                Tensor::zeros((), DType::F32, &Device::Cpu)?
+            }
         };
         self.shapes.push((name.clone(), expected.to_vec()));
         self.parameters.push((name.clone(), value.clone()));
         Ok(Parameter::new(name, value))
     }
-}
-
-/// In place of a parameter that is never computed with: of a network that is only looked at, or that `finish` refuses.
-fn nothing() -> Result<Tensor> {
-    Tensor::zeros((), DType::F32, &Device::Cpu)
 }
 
 /// A convolution with a bias.

@@ -248,6 +248,10 @@ pub(crate) struct Embedding {
 }
 
 impl Embedding {
+    pub(crate) fn new(layer: usize, table: Parameter) -> Self {
+        Self { layer, table }
+    }
+
     pub(crate) fn forward(&self, indices: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let table = self.table.resolve(pass)?; // [rows, D]
         let rows = table.index_select(indices, 0)?; // [B, D]

@@ -10,6 +10,7 @@ pub mod dit;
 mod error;
 pub mod forward_file;
 mod front;
+mod initial;
 mod inspect;
 mod layers;
 mod pass;
@@ -27,14 +28,15 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use assembly::{Assembly, Conv2d as AssemblyConv2d, GroupNorm};
-pub(crate) use checkpoint::{ModelFolder, read_weights};
+pub(crate) use checkpoint::{DIFFUSION_WEIGHTS, ModelFolder, read_weights, write_folder};
 pub use config::Config;
 pub use dit::DitConfig;
 pub use error::Error;
 pub use front::Front;
+pub(crate) use initial::Initial;
 pub use inspect::{Inspection, inspect, layers_of};
-pub(crate) use layers::Linear;
 pub use layers::{Conv, LayerInfo, LayerKind};
+pub(crate) use layers::{Embedding, LayerNorm, Linear, Parameter};
 pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Positions, Replay};
 pub(crate) use resnet::{Norms, Resnet};
 pub(crate) use source::Source;
@@ -119,8 +121,8 @@ pub struct Backbone {
 /// The architectures there are.
 #[derive(Debug)]
 enum Model {
-    Dit(Dit),
-    Unet(Unet),
+    Dit(Box<Dit>),
+    Unet(Box<Unet>),
 }
 
 impl Backbone {
@@ -217,18 +219,27 @@ impl Backbone {
         Self::build(config.into(), &tensors)
     }
 
-    /// A fresh network for pretraining, f32. A DiT by the original initialisation: shared embedders, adaLN and the last layer at zero (so the first prediction is zero). A UNet as
-    /// diffusers starts one.
+    /// A fresh network for pretraining, f32. A DiT by the original initialisation: shared embedders, adaLN and the last layer at zero (so the first prediction is zero). A UNet with
+    /// the last layer of every part that is added at zero, and of the network.
     ///
     /// # Errors
     /// When the configuration makes no sense.
     pub fn init(config: impl Into<Config>, seed: u64, device: &Device) -> Result<Self, Error> {
-        let config = config.into();
-        let tensors = match &config {
-            Config::Dit(config) => dit::init(config, seed, device)?,
-            Config::Unet(config) => unet::init(config, seed, device)?,
-        };
-        Self::from_parts(config, tensors)
+        match config.into() {
+            Config::Dit(config) => {
+                let tensors = dit::init(&config, seed, device)?;
+                Self::from_parts(config, tensors)
+            }
+            config @ Config::Unet(_) => {
+                let zeros = &unet::starts_as_zeros;
+                let start = Initial {
+                    seed,
+                    device,
+                    zeros,
+                };
+                Self::build(config, &start)
+            }
+        }
     }
 
     /// The same backbone with other positions at sizes that it was not trained at; at its own size nothing changes, nor does a UNet, which has no positions.
@@ -253,7 +264,7 @@ impl Backbone {
                     .sum();
                 Ok(Self {
                     info: dit.info(count),
-                    model: Model::Dit(dit),
+                    model: Model::Dit(Box::new(dit)),
                     layers,
                     parameters,
                 })
@@ -264,7 +275,7 @@ impl Backbone {
                 let built = net.finish()?;
                 Ok(Self {
                     info: unet::info(unet.config(), built.count()),
-                    model: Model::Unet(unet),
+                    model: Model::Unet(Box::new(unet)),
                     layers: built.layers,
                     parameters: built.parameters,
                 })
@@ -397,7 +408,13 @@ impl Backbone {
                 }
             }
         }
-        checkpoint::write_folder(dir, &self.config().to_json(), &tensors, dtype)
+        write_folder(
+            dir,
+            DIFFUSION_WEIGHTS,
+            &self.config().to_json(),
+            &tensors,
+            dtype,
+        )
     }
 }
 

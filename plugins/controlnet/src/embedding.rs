@@ -75,6 +75,17 @@ impl Plan {
     }
 }
 
+/// How a convolution begins.
+#[derive(Clone, Copy)]
+enum Begins {
+    /// At zero, weight and bias.
+    Zero,
+    /// So that its output is about as large as its input (He et al. 2015).
+    Full,
+    /// As the published networks, by PyTorch's default, at which a hint fades from stage to stage.
+    Published,
+}
+
 /// A 3x3 convolution that keeps the size, or halves it.
 struct Conv {
     weight: Tensor,
@@ -83,22 +94,22 @@ struct Conv {
 }
 
 impl Conv {
-    /// Begins as PyTorch begins a convolution, or at zero.
     fn make(
         maker: &mut Maker<'_>,
         name: &str,
         [inputs, outputs, stride]: [usize; 3],
-        zero: bool,
+        begins: Begins,
     ) -> Result<Self> {
-        let (weight, bias) = match zero {
-            true => (Init::Zeros, Init::Zeros),
-            false => {
+        let (weight, bias) = match begins {
+            Begins::Zero => (Init::Zeros, Init::Zeros),
+            Begins::Full => (Init::KaimingUniform { a: 0.0 }, Init::Zeros),
+            Begins::Published => {
                 let bound = 1.0 / ((inputs * 9) as f64).sqrt();
-                let uniform = Init::Uniform {
+                let bias = Init::Uniform {
                     low: -bound,
                     high: bound,
                 };
-                (Init::KaimingUniform { a: 5f64.sqrt() }, uniform)
+                (Init::KaimingUniform { a: 5f64.sqrt() }, bias)
             }
         };
         let shape = [outputs, inputs, 3, 3];
@@ -139,8 +150,12 @@ impl Embedding {
         features: usize,
         order: ChannelOrder,
     ) -> Result<Self> {
+        let begins = match form {
+            Form::Tokens => Begins::Full,
+            Form::Map => Begins::Published,
+        };
         let mut before = plan.channels[0];
-        let mut layers = vec![Conv::make(maker, "conv_in", [3, before, 1], false)?];
+        let mut layers = vec![Conv::make(maker, "conv_in", [3, before, 1], begins)?];
         for (stage, (&channels, &stride)) in
             plan.channels[1..].iter().zip(&plan.strides).enumerate()
         {
@@ -149,11 +164,11 @@ impl Embedding {
                 .enumerate()
             {
                 let name = format!("blocks.{}", 2 * stage + place);
-                layers.push(Conv::make(maker, &name, shape, false)?);
+                layers.push(Conv::make(maker, &name, shape, begins)?);
             }
             before = channels;
         }
-        let out = Conv::make(maker, "conv_out", [before, features, 1], true)?;
+        let out = Conv::make(maker, "conv_out", [before, features, 1], Begins::Zero)?;
         Ok(Self {
             layers,
             out,

@@ -36,6 +36,17 @@ const SHARED: [&str; 27] = [
     "projection_class_embeddings_input_dim",
 ];
 
+/// Those that are one number in a ControlNet's configuration, and may be one a level in a UNet's.
+const SINGLE: [&str; 2] = ["layers_per_block", "cross_attention_dim"];
+
+/// The number that a list has at every level; anything else as it is.
+fn single(value: Value) -> Value {
+    match value.as_array().map(Vec::as_slice) {
+        Some([first, rest @ ..]) if rest.iter().all(|other| other == first) => first.clone(),
+        _ => value,
+    }
+}
+
 /// What the configuration says beside the backbone's own.
 pub(crate) struct Facts<'a> {
     /// The backbone's `config.json`.
@@ -67,6 +78,10 @@ impl Facts<'_> {
         config.insert("_class_name".to_owned(), json!(class));
         for (key, value) in backbone {
             if !key.starts_with('_') && (!self.unet || SHARED.contains(&key.as_str())) {
+                let value = match SINGLE.contains(&key.as_str()) {
+                    true => single(value),
+                    false => value,
+                };
                 config.insert(key, value);
             }
         }
@@ -94,5 +109,32 @@ impl Facts<'_> {
             file = file.tensor(name, tensor);
         }
         Ok(file.text("config.json", format!("{:#}\n", self.config()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_configuration_has_what_a_control_net_knows_and_one_number_for_all_levels() {
+        let backbone = r#"{"_class_name": "UNet2DConditionModel", "sample_size": 8, "layers_per_block": [2, 2], "attention_head_dim": [1, 2]}"#;
+        let facts = Facts {
+            backbone,
+            unet: true,
+            blocks: 7,
+            channels: &[16, 32],
+            order: "rgb",
+        };
+        let config = facts.config().unwrap();
+        assert_eq!(config["_class_name"], "ControlNetModel");
+        assert_eq!(config["layers_per_block"], 2);
+        assert_eq!(config["attention_head_dim"], json!([1, 2]));
+        assert_eq!(
+            config["conditioning_embedding_out_channels"],
+            json!([16, 32])
+        );
+        assert!(config.get("sample_size").is_none() && config.get("copied_blocks").is_none());
     }
 }

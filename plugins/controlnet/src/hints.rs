@@ -149,3 +149,104 @@ fn brightness([red, green, blue]: [f32; 3]) -> u8 {
     let mixed = 0.299 * red + 0.587 * green + 0.114 * blue;
     ((mixed + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use plugin_api::testing::TestHost;
+
+    const SIDE: usize = 16;
+
+    /// A picture that is dark at the left and bright at the right, and one that is grey.
+    fn halves(host: &TestHost) -> Tensor {
+        let step = |at: usize| if at % SIDE < SIDE / 2 { -1.0 } else { 1.0 };
+        let values: Vec<f32> = (0..3 * SIDE * SIDE)
+            .map(step)
+            .chain(vec![0.0; 3 * SIDE * SIDE])
+            .collect();
+        Tensor::from_slice(&values, [2, 3, SIDE, SIDE], host).unwrap()
+    }
+
+    fn batch(tensors: &[(&str, Tensor)]) -> Batch {
+        let mut batch = Batch::new();
+        for (name, tensor) in tensors {
+            batch.set(*name, tensor.clone());
+        }
+        batch
+    }
+
+    fn canny(low: f64, high: f64) -> Hints {
+        Hints::Canny(Canny { low, high })
+    }
+
+    #[test]
+    fn edges_lie_where_brightness_jumps_and_thresholds_leave_them_out() {
+        let host = TestHost::new();
+        let batch = batch(&[("images", halves(&host))]);
+        let found = canny(50.0, 100.0).pictures(&batch, &host).unwrap();
+        assert_eq!(found.dims(), [2, 3, SIDE, SIDE]);
+        let found = found.to_vec::<f32>().unwrap();
+        let (first, second) = found.split_at(3 * SIDE * SIDE);
+        assert!(second.iter().all(|&value| value == 0.0));
+        for (at, &value) in first.iter().enumerate().filter(|(_, value)| **value > 0.0) {
+            let column = at % SIDE;
+            assert!(
+                value == 1.0 && (SIDE / 2 - 2..=SIDE / 2 + 1).contains(&column),
+                "{at}"
+            );
+        }
+        // Down the whole step, in each of three channels.
+        assert!(first.iter().sum::<f32>() >= 3.0 * (SIDE - 4) as f32);
+        let none = canny(1100.0, 1140.0).pictures(&batch, &host).unwrap();
+        assert_eq!(none.sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
+    }
+
+    #[test]
+    fn columns_come_in_0_to_1_and_masks_in_three_channels() {
+        let host = TestHost::new();
+        let mask = Tensor::from_slice(&[0.25f32, 1.0], [1, 1, 1, 2], &host).unwrap();
+        let picture = Tensor::from_slice(&[-1f32, 0.0, 1.0], [1, 3, 1, 1], &host).unwrap();
+        let of = |tensor: &Tensor| {
+            let batch = batch(&[("hint", tensor.clone())]);
+            let hints = Hints::Column("hint".into()).pictures(&batch, &host);
+            hints.unwrap().to_vec::<f32>().unwrap()
+        };
+        assert_eq!(of(&mask), [0.25, 1.0, 0.25, 1.0, 0.25, 1.0]);
+        assert_eq!(of(&picture), [0.0, 0.5, 1.0]);
+    }
+
+    #[test]
+    fn memory_has_edges_and_no_columns() {
+        let host = TestHost::new();
+        let memory = Tensor::from_slice(&[0f32, 1.0], [2], &host).unwrap();
+        let batch = batch(&[(MEMORY, memory)]);
+        let column = Hints::Column("hint".into());
+        assert_eq!(column.present(&batch, 2).unwrap(), [1.0, 0.0]);
+        assert_eq!(canny(1.0, 2.0).present(&batch, 2).unwrap(), [1.0, 1.0]);
+        assert_eq!(column.present(&Batch::new(), 2).unwrap(), [1.0, 1.0]);
+    }
+
+    #[test]
+    fn hints_of_another_size_and_missing_ones_are_refused_by_name() {
+        let host = TestHost::new();
+        let small = Tensor::from_slice(&[0f32; 6], [2, 3, 1, 1], &host).unwrap();
+        let hints = Hints::Column("sketch".into());
+        let refused = |batch: &Batch| hints.pictures(batch, &host).unwrap_err().to_string();
+        let odd = refused(&batch(&[
+            ("images", halves(&host)),
+            ("sketch", small.clone()),
+        ]));
+        assert!(
+            odd.contains("`sketch` is 1x1") && odd.contains("16x16"),
+            "{odd}"
+        );
+        let missing = refused(&batch(&[("images", halves(&host)), ("hint", small)]));
+        assert!(
+            missing.contains("`sketch`") && missing.contains("only hint"),
+            "{missing}"
+        );
+        let none = canny(1.0, 2.0).pictures(&Batch::new(), &host);
+        assert!(none.unwrap_err().to_string().contains("--input"));
+    }
+}
