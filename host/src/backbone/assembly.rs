@@ -11,31 +11,20 @@ use crate::ops;
 
 /// A network in the making.
 pub(crate) struct Assembly<'a> {
-    from: From<'a>,
+    source: &'a dyn Source,
     layers: Vec<LayerInfo>,
     parameters: Vec<(String, Tensor)>,
     shapes: Vec<(String, Vec<usize>)>,
     missing: Vec<String>,
 }
 
-/// What a network is made from.
-#[derive(Clone, Copy)]
-enum From<'a> {
-    /// Parameters, which are loaded.
-    Values(&'a dyn Source),
-    /// Parameters whose names and shapes are checked, and no more.
-    Shapes(&'a dyn Source),
-    /// Nothing: the configuration alone says what there would be.
-    Nothing,
-}
-
 /// What was built, in the order of the network.
 pub(crate) struct Assembled {
     /// The adaptable layers.
     pub(crate) layers: Vec<LayerInfo>,
-    /// The parameters with their names; empty tensors unless values were read.
+    /// The parameters with their names.
     pub(crate) parameters: Vec<(String, Tensor)>,
-    /// Their shapes.
+    /// Their shapes, also where nothing was read.
     pub(crate) shapes: Vec<(String, Vec<usize>)>,
 }
 
@@ -51,24 +40,9 @@ impl Assembled {
 }
 
 impl<'a> Assembly<'a> {
-    /// A network to compute with.
     pub(crate) fn new(source: &'a dyn Source) -> Self {
-        Self::from(From::Values(source))
-    }
-
-    /// A network to look at, checked against what a source holds.
-    pub(crate) fn checked(source: &'a dyn Source) -> Self {
-        Self::from(From::Shapes(source))
-    }
-
-    /// A network to look at, by its configuration alone.
-    pub(crate) fn outline() -> Self {
-        Self::from(From::Nothing)
-    }
-
-    fn from(from: From<'a>) -> Self {
         Self {
-            from,
+            source,
             layers: Vec::new(),
             parameters: Vec::new(),
             shapes: Vec::new(),
@@ -84,11 +58,7 @@ impl<'a> Assembly<'a> {
         let known: HashSet<&str> = (self.parameters.iter())
             .map(|(name, _)| name.as_str())
             .collect();
-        let held = match self.from {
-            From::Values(source) | From::Shapes(source) => source.names(),
-            From::Nothing => Vec::new(),
-        };
-        let mut unexpected: Vec<String> = (held.into_iter())
+        let mut unexpected: Vec<String> = (self.source.names().into_iter())
             .filter(|name| !known.contains(name.as_str()))
             .collect();
         unexpected.sort();
@@ -201,38 +171,18 @@ impl<'a> Assembly<'a> {
         name: String,
         expected: &[usize],
     ) -> Result<Parameter, Error> {
-        let found = match self.from {
-            From::Values(source) => source.find(&name, expected)?,
-            From::Shapes(source) => match source.shape(&name) {
-                Some(found) if found != expected => {
-                    return Err(Error::Shape {
-                        name,
-                        expected: expected.to_vec(),
-                        found,
-                    });
-                }
-                Some(_) => Some(nothing()?),
-                None => None,
-            },
-            From::Nothing => Some(nothing()?),
-        };
-        let value = match found {
+        let value = match self.source.find(&name, expected)? {
             Some(value) => value,
             None => {
                 self.missing.push(name.clone());
                 // Never computed with: `finish` refuses.
-                nothing()?
+                Tensor::zeros((), DType::F32, &Device::Cpu)?
             }
         };
         self.shapes.push((name.clone(), expected.to_vec()));
         self.parameters.push((name.clone(), value.clone()));
         Ok(Parameter::new(name, value))
     }
-}
-
-/// In place of a parameter that is never computed with: of a network that is only looked at, or that `finish` refuses.
-fn nothing() -> Result<Tensor> {
-    Tensor::zeros((), DType::F32, &Device::Cpu)
 }
 
 /// A convolution with a bias.

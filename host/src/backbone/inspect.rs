@@ -6,6 +6,7 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, Reading};
+use super::source::Checked;
 use super::unet::{self, Unet};
 use super::{Assembly, Config, Error, LayerInfo, ModelInfo, dit};
 
@@ -46,12 +47,13 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
             })
         }
         Config::Unet(config) => {
-            let mut net = Assembly::checked(&source);
+            let checked = Checked(&source);
+            let mut net = Assembly::new(&checked);
             Unet::load(config.clone(), &mut net)?;
-            let checked = net.finish()?;
+            let outline = net.finish()?;
             Ok(Inspection {
-                info: unet::info(config, checked.count()),
-                layers: checked.layers,
+                info: unet::info(config, outline.count()),
+                layers: outline.layers,
             })
         }
     }

@@ -27,7 +27,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use assembly::{Assembly, Conv2d as AssemblyConv2d, GroupNorm};
-pub(crate) use checkpoint::{ModelFolder, write_folder};
+pub(crate) use checkpoint::{DIFFUSION_WEIGHTS, ModelFolder, write_folder};
 pub use config::Config;
 pub use dit::DitConfig;
 pub use error::Error;
@@ -119,8 +119,8 @@ pub struct Backbone {
 /// The architectures there are.
 #[derive(Debug)]
 enum Model {
-    Dit(Dit),
-    Unet(Unet),
+    Dit(Box<Dit>),
+    Unet(Box<Unet>),
 }
 
 impl Backbone {
@@ -217,18 +217,27 @@ impl Backbone {
         Self::build(config.into(), &tensors)
     }
 
-    /// A fresh network for pretraining, f32. A DiT by the original initialisation: shared embedders, adaLN and the last layer at zero (so the first prediction is zero). A UNet as
-    /// diffusers starts one.
+    /// A fresh network for pretraining, f32. A DiT by the original initialisation: shared embedders, adaLN and the last layer at zero (so the first prediction is zero). A UNet with
+    /// the last layer of every part that is added at zero, and of the network.
     ///
     /// # Errors
     /// When the configuration makes no sense.
     pub fn init(config: impl Into<Config>, seed: u64, device: &Device) -> Result<Self, Error> {
-        let config = config.into();
-        let tensors = match &config {
-            Config::Dit(config) => dit::init(config, seed, device)?,
-            Config::Unet(config) => unet::init(config, seed, device)?,
-        };
-        Self::from_parts(config, tensors)
+        match config.into() {
+            Config::Dit(config) => {
+                let tensors = dit::init(&config, seed, device)?;
+                Self::from_parts(config, tensors)
+            }
+            config @ Config::Unet(_) => {
+                let zeros = &unet::starts_as_zeros;
+                let start = Initial {
+                    seed,
+                    device,
+                    zeros,
+                };
+                Self::build(config, &start)
+            }
+        }
     }
 
     /// The same backbone with other positions at sizes that it was not trained at; at its own size nothing changes, nor does a UNet, which has no positions.
@@ -253,7 +262,7 @@ impl Backbone {
                     .sum();
                 Ok(Self {
                     info: dit.info(count),
-                    model: Model::Dit(dit),
+                    model: Model::Dit(Box::new(dit)),
                     layers,
                     parameters,
                 })
@@ -264,7 +273,7 @@ impl Backbone {
                 let built = net.finish()?;
                 Ok(Self {
                     info: unet::info(unet.config(), built.count()),
-                    model: Model::Unet(unet),
+                    model: Model::Unet(Box::new(unet)),
                     layers: built.layers,
                     parameters: built.parameters,
                 })
@@ -397,7 +406,13 @@ impl Backbone {
                 }
             }
         }
-        checkpoint::write_folder(dir, &self.config().to_json(), &tensors, dtype)
+        write_folder(
+            dir,
+            DIFFUSION_WEIGHTS,
+            &self.config().to_json(),
+            &tensors,
+            dtype,
+        )
     }
 }
 

@@ -5,6 +5,7 @@ mod error;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tokenizer;
+mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::ops::autograd::no_grad;
 pub use clip::{ClipConfig, ClipText, Encoded};
 pub use error::Error;
 pub use tokenizer::{Tokenizer, Tokens};
+pub use vocabulary::make_tokenizer;
 
 /// Conditioning tensors by name, a row a text: `encoder_hidden_states` `[B, S, D]` and, of Stable Diffusion XL, `text_embeds` `[B, P]`; f32.
 pub type TextRows = BTreeMap<String, Tensor>;

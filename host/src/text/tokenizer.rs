@@ -11,8 +11,8 @@ use super::Error;
 /// How text is cut into words before byte pairs are merged, and what is taken for one word whatever stands beside it.
 const WORDS: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
-const BEGIN: &str = "<|startoftext|>";
-const END: &str = "<|endoftext|>";
+pub(super) const BEGIN: &str = "<|startoftext|>";
+pub(super) const END: &str = "<|endoftext|>";
 /// Tokens of a text where the files do not say.
 const LENGTH: usize = 77;
 
@@ -107,6 +107,11 @@ impl Tokenizer {
         ids.push(self.end);
         ids.resize(self.length, self.pad);
         Ok(Tokens { ids, cut })
+    }
+
+    /// The token that ends a text.
+    pub fn end(&self) -> u32 {
+        self.end
     }
 
     /// Tokens of every text.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 
-use super::super::{Assembly, Backbone, UnetConfig, unet::Unet};
+use super::super::unet::outline;
+use super::super::{Backbone, UnetConfig};
 
 /// Numbers in -1..1: splitmix64, seeded by the FNV-1a hash of the name.
 pub(crate) fn numbers(name: &str, shape: &[usize]) -> Tensor {
@@ -26,9 +27,7 @@ pub(crate) fn numbers(name: &str, shape: &[usize]) -> Tensor {
 
 /// A UNet whose weights follow from their names.
 pub(crate) fn unet(config: UnetConfig) -> Backbone {
-    let mut net = Assembly::outline();
-    Unet::load(config.clone(), &mut net).unwrap();
-    let outline = net.finish().unwrap();
+    let outline = outline(&config).unwrap();
     let weight = |(name, shape): (String, Vec<usize>)| {
         let values = numbers(&name, &shape);
         let (factor, offset) = match shape.as_slice() {

@@ -3,7 +3,6 @@
 
 mod config;
 mod embed;
-mod init;
 mod levels;
 mod transformer;
 
@@ -12,10 +11,10 @@ use candle_core::{Tensor, bail};
 pub(crate) use config::CLASS_NAME;
 pub use config::{Addition, DownBlock, MidBlock, PerLevel, UnetConfig, UpBlock};
 pub(crate) use embed::Context;
-pub(crate) use init::init;
 
-use super::assembly::{Assembly, Conv2d, GroupNorm};
+use super::assembly::{Assembled, Assembly, Conv2d, GroupNorm};
 use super::layers::Conv;
+use super::source::Outline;
 use super::{Error, Input, LayerInfo, ModelInfo, Pass, Result};
 use crate::ops;
 use embed::Embedder;
@@ -160,9 +159,23 @@ fn add_residual(hidden: &mut Tensor, residual: Option<&Tensor>, site: usize) -> 
 /// # Errors
 /// A configuration that makes no network.
 pub(crate) fn layers(config: &UnetConfig) -> Result<Vec<LayerInfo>, Error> {
-    let mut net = Assembly::outline();
+    Ok(outline(config)?.layers)
+}
+
+/// What a configuration asks for, without values.
+///
+/// # Errors
+/// A configuration that makes no network.
+pub(crate) fn outline(config: &UnetConfig) -> Result<Assembled, Error> {
+    let mut net = Assembly::new(&Outline);
     Unet::load(config.clone(), &mut net)?;
-    Ok(net.finish()?.layers)
+    net.finish()
+}
+
+/// The weights of a fresh network that are zeros: of the last layer of what a residual block or a transformer adds, and of the network, as the original code starts them.
+pub(crate) fn starts_as_zeros(name: &str) -> bool {
+    let last = [".conv2.weight", ".proj_out.weight"];
+    name == "conv_out.weight" || last.iter().any(|end| name.ends_with(end))
 }
 
 /// The facts that follow from the configuration.
