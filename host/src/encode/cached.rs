@@ -92,3 +92,105 @@ fn pixels(image: &Tensor) -> Result<memo::Key> {
     );
     Ok(memo::key(&bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn vae() -> Arc<Vae> {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/goldens/vae/plain");
+        Arc::new(Vae::open(Path::new(golden), &Device::Cpu).unwrap())
+    }
+
+    fn images(shade: f32) -> Tensor {
+        let values = (0..2 * 3 * 64).map(|at| (at as f32 * 0.37 + shade).sin());
+        Tensor::from_iter(values, &Device::Cpu)
+            .unwrap()
+            .reshape((2, 3, 8, 8))
+            .unwrap()
+    }
+
+    fn apart(a: &Tensor, b: &Tensor) -> f32 {
+        let apart = (a - b).unwrap().abs().unwrap().max_all().unwrap();
+        apart.to_scalar::<f32>().unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_is_what_the_autoencoder_says_of_these_very_pixels() {
+        let root = tempfile::tempdir().unwrap();
+        let vae = vae();
+        let kept = CachedVae::new(vae.clone(), root.path()).unwrap();
+        let first = kept.posterior(&images(0.0)).unwrap();
+        let plain = vae.posterior(&images(0.0)).unwrap();
+        assert!(apart(&first.mean, &plain.mean) < 1e-5);
+        assert!(apart(&first.std, &plain.std) < 1e-5);
+        // Other pixels are other images; a batch in another order finds its own rows.
+        let other = kept.posterior(&images(0.1)).unwrap();
+        assert!(apart(&first.mean, &other.mean) > 1e-3);
+        let images = images(0.0);
+        let turned = Tensor::cat(
+            &[
+                images.narrow(0, 1, 1).unwrap(),
+                images.narrow(0, 0, 1).unwrap(),
+            ],
+            0,
+        )
+        .unwrap();
+        let again = CachedVae::new(vae, root.path()).unwrap();
+        let found = again.posterior(&turned).unwrap().mean;
+        assert_eq!(
+            apart(&found.get(0).unwrap(), &first.mean.get(1).unwrap()),
+            0.0
+        );
+        assert_eq!(
+            apart(&found.get(1).unwrap(), &first.mean.get(0).unwrap()),
+            0.0
+        );
+    }
+
+    #[test]
+    fn a_second_run_reads_files_and_an_autoencoder_of_other_weights_does_not() {
+        let root = tempfile::tempdir().unwrap();
+        let folders = || {
+            std::fs::read_dir(root.path().join("latents"))
+                .unwrap()
+                .count()
+        };
+        let kept = CachedVae::new(vae(), root.path()).unwrap();
+        let first = kept.posterior(&images(0.0)).unwrap().mean;
+        // What lies in the files is what is given, not what would be computed.
+        for file in files(root.path()) {
+            let tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+            let shifted = tensors
+                .into_iter()
+                .map(|(name, tensor)| (name, (tensor + 1.0).unwrap()))
+                .collect();
+            candle_core::safetensors::save(&shifted, &file).unwrap();
+        }
+        let again = CachedVae::new(vae(), root.path()).unwrap();
+        let second = again.posterior(&images(0.0)).unwrap().mean;
+        assert!(apart(&second, &(first.clone() + 1.0).unwrap()) < 1e-6);
+        let mut config = vae().config().clone();
+        config.scaling_factor = 0.5;
+        let other = Arc::new(Vae::init(config, 5).unwrap());
+        let fresh = CachedVae::new(other, root.path()).unwrap();
+        assert!(apart(&fresh.posterior(&images(0.0)).unwrap().mean, &second) > 1e-3);
+        assert_eq!(folders(), 2);
+    }
+
+    fn files(root: &Path) -> Vec<std::path::PathBuf> {
+        let mut files = Vec::new();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true => folders.push(path),
+                    false => files.push(path),
+                }
+            }
+        }
+        files
+    }
+}

@@ -184,7 +184,139 @@ fn time_ids(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::backbone::{Backbone, Config};
+    use crate::cancel::Cancel;
+    use crate::diffusion::{Process, SchedulerConfig};
+    use crate::encode::Encoder;
+    use crate::pretrained::Pretrained;
+    use crate::report::Progress;
+    use crate::text::TextEncoders;
+    use crate::text::tests::write_pipeline;
+    use crate::train::{Facts, Parameters};
+
+    /// A session of a small UNet with text encoders of the goldens, which are as wide as `widths` says.
+    fn session(models: &[&str], unet: &str, widths: Value) -> Session {
+        let dir = tempfile::tempdir().unwrap();
+        write_pipeline(dir.path(), models);
+        let file = format!(
+            "{}/../tests/goldens/unet/{unet}/config.json",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let mut config: Value =
+            serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        for (key, value) in widths.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let config = Config::from_json(&config.to_string(), "config.json").unwrap();
+        let model = Pretrained {
+            backbone: Backbone::init(config, 1, &Device::Cpu).unwrap(),
+            process: Process::new(SchedulerConfig::default(), false).unwrap(),
+            encoder: Encoder::Pixels,
+            text: Some(Arc::new(
+                TextEncoders::open(dir.path(), &Device::Cpu, DType::F32).unwrap(),
+            )),
+        };
+        Session::new(
+            model,
+            Facts::default(),
+            Parameters::default(),
+            Streams::new(3),
+            Progress::hidden(),
+            Cancel::default(),
+        )
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn captioned(captions: &[&str]) -> Batch {
+        let captions: Vec<String> = captions.iter().map(|text| (*text).to_owned()).collect();
+        let mut batch = Batch::default();
+        set_captions(&mut batch, &captions);
+        batch
+    }
+
+    const SIZE: Size = Size {
+        height: 8,
+        width: 16,
+    };
+
+    #[test]
+    fn captions_are_encoded_and_some_become_no_text() {
+        let session = session(&["plain"], "sd1", json!({ "cross_attention_dim": 24 }));
+        let batch = captioned(&["a red cone", "a floor"]);
+        let told = session.conditioning(&batch, 2, SIZE).unwrap().tensors;
+        assert_eq!(told.keys().collect::<Vec<_>>(), [STATES]);
+        let encoders = session.text.clone().unwrap();
+        let expected = encoders
+            .encode(&["a red cone".to_owned(), "a floor".to_owned()])
+            .unwrap();
+        assert_eq!(values(&told[STATES]), values(&expected[STATES]));
+
+        let dropout = |captions: f64| Dropout {
+            labels: 0.0,
+            captions,
+        };
+        let mut streams = Streams::new(7);
+        let mut dropped = |rate: f64| {
+            let batch = session
+                .dropped(&batch, 2, dropout(rate), &mut streams)
+                .unwrap();
+            captions_of(&batch).unwrap()
+        };
+        assert_eq!(dropped(0.0), ["a red cone", "a floor"]);
+        assert_eq!(dropped(1.0), ["", ""]);
+        let half: Vec<String> = (0..50).flat_map(|_| dropped(0.5)).collect();
+        let empty = half.iter().filter(|caption| caption.is_empty()).count();
+        assert!((25..75).contains(&empty), "{empty} of 100");
+        let nothing = captioned(&["", ""]);
+        let told = session.conditioning(&nothing, 2, SIZE).unwrap().tensors;
+        let nothing = encoders.unconditional().unwrap();
+        assert_eq!(
+            values(&told[STATES].get(0).unwrap()),
+            values(&nothing[STATES])
+        );
+    }
+
+    #[test]
+    fn what_a_plugin_set_is_kept_and_a_missing_caption_is_told() {
+        let session = session(&["plain"], "sd1", json!({ "cross_attention_dim": 24 }));
+        let mut batch = captioned(&["a red cone", "a floor"]);
+        let own = Tensor::ones((2, 5, 24), DType::F32, &Device::Cpu).unwrap();
+        batch.tensors.insert(STATES.to_owned(), own.clone());
+        let told = session.conditioning(&batch, 2, SIZE).unwrap().tensors;
+        assert_eq!(values(&told[STATES]), values(&own));
+        let error = session.conditioning(&captioned(&["a"]), 2, SIZE);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("1 captions for 2 samples"), "{error}");
+    }
+
+    #[test]
+    fn an_xl_network_is_also_told_the_whole_text_and_sizes() {
+        let widths =
+            json!({ "cross_attention_dim": 56, "projection_class_embeddings_input_dim": 20 + 36 });
+        let session = session(&["plain", "projected"], "sdxl", widths);
+        let mut batch = captioned(&["a red cone", ""]);
+        batch
+            .meta
+            .insert(ORIGINS.to_owned(), json!(["480x640+0+80", ""]).to_string());
+        let told = session.conditioning(&batch, 2, SIZE).unwrap().tensors;
+        assert_eq!(told.keys().collect::<Vec<_>>(), [STATES, EMBEDS, TIME_IDS]);
+        assert_eq!(told[STATES].dims(), [2, 20, 56]);
+        assert_eq!(told[EMBEDS].dims(), [2, 20]);
+        let nothing = values(&told[EMBEDS].get(1).unwrap());
+        assert!(nothing.iter().all(|value| *value == 0.0));
+        assert_eq!(
+            told[TIME_IDS].to_vec2::<f32>().unwrap()[0],
+            [480.0, 640.0, 0.0, 80.0, 8.0, 16.0]
+        );
+    }
 
     #[test]
     fn sizes_are_those_of_the_picture_of_the_crop_and_of_the_image() {
