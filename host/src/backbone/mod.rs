@@ -28,7 +28,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use assembly::{Assembly, Conv2d as AssemblyConv2d, GroupNorm};
-pub(crate) use checkpoint::{ModelFolder, write_folder};
+pub(crate) use checkpoint::{DIFFUSION_WEIGHTS, ModelFolder, write_folder};
 pub use config::Config;
 pub use dit::DitConfig;
 pub use error::Error;
@@ -120,7 +120,7 @@ pub struct Backbone {
 /// The architectures there are.
 #[derive(Debug)]
 enum Model {
-    Dit(Dit),
+    Dit(Box<Dit>),
     Unet(Box<Unet>),
 }
 
@@ -264,7 +264,7 @@ impl Backbone {
                     .sum();
                 Ok(Self {
                     info: dit.info(count),
-                    model: Model::Dit(dit),
+                    model: Model::Dit(Box::new(dit)),
                     layers,
                     parameters,
                 })
@@ -408,7 +408,13 @@ impl Backbone {
                 }
             }
         }
-        checkpoint::write_folder(dir, &self.config().to_json(), &tensors, dtype)
+        write_folder(
+            dir,
+            DIFFUSION_WEIGHTS,
+            &self.config().to_json(),
+            &tensors,
+            dtype,
+        )
     }
 }
 

@@ -2,14 +2,14 @@
 
 use image::{GrayImage, RgbImage, imageops};
 
-use super::{Error, crop, transform};
+use super::{Error, Size, crop, transform};
 
 /// A picture beside an item's image, of the image's size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
     /// What it holds.
     pub kind: ColumnKind,
-    /// `[channels, size, size]`, row by row; the range is [`ColumnKind`]'s.
+    /// `[channels, H, W]`, row by row; the range is [`ColumnKind`]'s.
     pub values: Vec<f32>,
 }
 
@@ -25,11 +25,13 @@ pub enum ColumnKind {
 }
 
 /// Names of a batch that a column cannot take.
-const TAKEN: [&str; 6] = [
+const TAKEN: [&str; 8] = [
     "images",
     "class_labels",
     "loss_mask",
     "encoder_hidden_states",
+    "text_embeds",
+    "time_ids",
     "target",
     "blank",
 ];
@@ -55,10 +57,10 @@ impl ColumnKind {
         }
     }
 
-    /// The middle of a picture at `size` pixels a side, as interleaved bytes: resized and cropped as images are, a mask by nearest neighbour.
-    pub(super) fn cropped(self, picture: &RgbImage, size: usize) -> Vec<u8> {
+    /// The middle of a picture at `size`, as interleaved bytes: resized and cropped as images are, a mask by nearest neighbour.
+    pub(super) fn cropped(self, picture: &RgbImage, size: Size) -> Vec<u8> {
         match self {
-            Self::Picture | Self::Normals => crop::center_crop(picture, size).into_raw(),
+            Self::Picture | Self::Normals => crop::center_crop(picture, size).image.into_raw(),
             Self::Mask => {
                 let grey: GrayImage = imageops::grayscale(picture);
                 crop::center_crop_nearest(&grey, size).into_raw()

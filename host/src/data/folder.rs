@@ -7,10 +7,13 @@ use std::sync::OnceLock;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::walk::{Found, entries, extensions, walk};
-use super::{ColumnKind, DataOptions, Dataset, Error, Item, crop, metadata, transform};
+use super::{
+    ColumnKind, DataOptions, Dataset, Error, Item, Origin, Size, bucket, crop, metadata, transform,
+};
 use crate::random::Stream;
 
 /// Image files of a folder in the order of their paths.
@@ -19,9 +22,11 @@ use crate::random::Stream;
 ///   and images beside the class folders are left out, with a warning. Otherwise the images lie flat and have no class.
 /// - A `metadata.jsonl` in it lists the images instead, in its own order, with further pictures, captions and labels.
 /// - Names that begin with `.` or `_` are ignored: `.DS_Store`, `__MACOSX`, and the `_maps` of an export.
+/// - A caption is the `text` of the image's line in `metadata.jsonl`, else what stands in the text file of the image's name (`01.txt` beside `01.png`), else
+///   [`DataOptions::caption`].
 /// - A file counts as an image by its extension, and is then decoded by its content: a PNG named `.jpg` works.
 /// - Transparent pixels show white; 16-bit and grey images become 8-bit RGB; a camera's orientation mark is applied.
-/// - Each image is resized and cropped as DiT's training data was.
+/// - Each image is resized and cropped as DiT's training data was, to a square or to the bucket nearest to its shape.
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
@@ -31,11 +36,28 @@ pub struct Folder {
     /// The pictures beside each image: name in the batch, and what it holds.
     columns: Vec<(String, ColumnKind)>,
     size: usize,
+    buckets: Option<Buckets>,
     flip: bool,
     fingerprint: OnceLock<String>,
     /// The cropped bytes of images met before, each followed by those of its columns, as many from the front as [`KEPT`] allows: a few large photographs would
     /// otherwise be decoded at every epoch, at many times the cost of a training step.
-    decoded: Vec<OnceLock<Vec<u8>>>,
+    decoded: Vec<OnceLock<Decoded>>,
+}
+
+/// Sizes that images come in, and the place of each file's among them.
+#[derive(Debug)]
+struct Buckets {
+    multiple: usize,
+    sizes: Vec<Size>,
+    of: Vec<usize>,
+}
+
+/// An image as it is kept.
+#[derive(Debug)]
+struct Decoded {
+    /// The cropped image, interleaved, followed by its columns.
+    bytes: Vec<u8>,
+    origin: Origin,
 }
 
 /// Memory for decoded images, in bytes.
@@ -167,6 +189,16 @@ impl Folder {
         if let Some(count) = options.count {
             files = chosen(files, count, options.seed)?;
         }
+        for file in &mut files {
+            if file.caption.is_none() {
+                file.caption = caption_beside(&root.join(&file.name))?;
+            }
+            if file.caption.is_none() {
+                file.caption.clone_from(&options.caption);
+            }
+        }
+        let buckets =
+            (options.buckets).map(|multiple| Buckets::new(root, &files, options.size, multiple));
         let channels: usize = 3 + columns
             .iter()
             .map(|(_, kind)| kind.channels())
@@ -182,25 +214,43 @@ impl Folder {
             classes,
             columns,
             size: options.size,
+            buckets,
             flip: options.flip,
             fingerprint: OnceLock::new(),
         })
     }
 
+    /// The size at which a file's image comes.
+    fn size_of(&self, index: usize) -> Size {
+        (self.buckets.as_ref())
+            .and_then(|buckets| buckets.sizes.get(*buckets.of.get(index)?))
+            .copied()
+            .unwrap_or(Size::square(self.size))
+    }
+
     /// The cropped bytes of an image, followed by those of its columns.
-    fn cropped(&self, file: &File) -> Result<Vec<u8>, String> {
+    fn cropped(&self, file: &File, size: Size) -> Result<Decoded, String> {
         // A decoder that panics on a damaged file must cost that file, not the run.
         let decode = |name: &str| {
             std::panic::catch_unwind(|| self.decode(name))
                 .unwrap_or_else(|_| Err("its decoder panicked".to_owned()))
         };
-        let mut bytes = crop::center_crop(&decode(&file.name)?, self.size).into_raw();
+        let whole = decode(&file.name)?;
+        let cropped = crop::center_crop(&whole, size);
+        let origin = Origin {
+            size: Size {
+                height: whole.height() as usize,
+                width: whole.width() as usize,
+            },
+            crop: cropped.corner,
+        };
+        let mut bytes = cropped.image.into_raw();
         for ((column, kind), name) in self.columns.iter().zip(&file.columns) {
             let picture =
                 decode(name).map_err(|reason| format!("its `{column}`, {name}: {reason}"))?;
-            bytes.extend(kind.cropped(&picture, self.size));
+            bytes.extend(kind.cropped(&picture, size));
         }
-        Ok(bytes)
+        Ok(Decoded { bytes, origin })
     }
 
     /// The shorter side of the first picture that can be read, in pixels.
@@ -285,20 +335,21 @@ impl Dataset for Folder {
         };
         let slot = self.decoded.get(index);
         let fresh;
-        let bytes = match (slot.and_then(OnceLock::get), slot) {
-            (Some(bytes), _) => bytes,
+        let size = self.size_of(index);
+        let decoded = match (slot.and_then(OnceLock::get), slot) {
+            (Some(decoded), _) => decoded,
             // Another thread may be first, with the same bytes.
             (None, Some(slot)) => {
-                let bytes = self.cropped(file).map_err(unreadable)?;
-                slot.get_or_init(|| bytes)
+                let decoded = self.cropped(file, size).map_err(unreadable)?;
+                slot.get_or_init(|| decoded)
             }
             (None, None) => {
-                fresh = self.cropped(file).map_err(unreadable)?;
+                fresh = self.cropped(file, size).map_err(unreadable)?;
                 &fresh
             }
         };
-        let plane = self.size * self.size;
-        let (image, mut rest) = bytes.split_at(3 * plane);
+        let plane = size.area();
+        let (image, mut rest) = decoded.bytes.split_at(3 * plane);
         let mut columns = BTreeMap::new();
         for (name, kind) in &self.columns {
             let (own, others) = rest.split_at(kind.channels() * plane);
@@ -307,6 +358,8 @@ impl Dataset for Folder {
         }
         Ok(Item {
             image: transform::planes(image, 3),
+            size,
+            origin: Some(decoded.origin),
             class: file.class,
             caption: file.caption.clone(),
             name: file.name.clone(),
@@ -361,6 +414,10 @@ impl Dataset for Folder {
                     }
                 }
             }
+            for caption in self.files.iter().filter_map(|file| file.caption.as_ref()) {
+                hash.update(caption);
+                hash.update([0]);
+            }
             // Labels, captions and the columns' names, which no picture tells.
             if let Some(table) = &self.table {
                 hash.update(std::fs::read(table).unwrap_or_default());
@@ -372,7 +429,10 @@ impl Dataset for Folder {
                 .take(16)
                 .map(|byte| format!("{byte:02x}"))
                 .collect();
-            format!("folder:{hex}:size{}", self.size)
+            let buckets = (self.buckets.as_ref())
+                .map(|buckets| format!(":buckets{}", buckets.multiple))
+                .unwrap_or_default();
+            format!("folder:{hex}:size{}{buckets}", self.size)
         };
         self.fingerprint.get_or_init(compute).clone()
     }
@@ -381,12 +441,52 @@ impl Dataset for Folder {
         self.size
     }
 
+    fn buckets(&self) -> Option<&[usize]> {
+        self.buckets.as_ref().map(|buckets| &*buckets.of)
+    }
+
+    fn uncaptioned(&self) -> Option<(usize, &str)> {
+        let mut without = (self.files.iter()).filter(|file| file.caption.is_none());
+        let first = without.next()?;
+        Some((1 + without.count(), &first.name))
+    }
+
     fn flips(&self) -> bool {
         self.flip
     }
 
     fn columns(&self) -> Vec<String> {
         self.columns.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+impl Buckets {
+    /// Puts each file into the bucket nearest to its shape; what cannot be read is told when it is its turn.
+    fn new(root: &Path, files: &[File], side: usize, multiple: usize) -> Self {
+        let sizes = bucket::sizes(side, multiple);
+        let of = files.par_iter().map(|file| {
+            let shape = metadata::extent(root.join(&file.name));
+            let shape = shape.map_or(Size::square(side), |(width, height)| Size {
+                height: height as usize,
+                width: width as usize,
+            });
+            bucket::nearest(&sizes, shape)
+        });
+        Self {
+            multiple,
+            of: of.collect(),
+            sizes,
+        }
+    }
+}
+
+/// The text in the file of an image's name that ends in `.txt`, if there is one.
+fn caption_beside(image: &Path) -> Result<Option<String>, Error> {
+    let file = image.with_extension("txt");
+    match std::fs::read(&file) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(file)(error)),
     }
 }
 

@@ -271,7 +271,7 @@ fn names_picture(key: &str, text: &str) -> bool {
 }
 
 /// Width and height as shown, from the file's header.
-fn extent(path: PathBuf) -> Option<(u64, u64)> {
+pub(super) fn extent(path: PathBuf) -> Option<(u64, u64)> {
     let reader = ImageReader::open(path).ok()?.with_guessed_format().ok()?;
     let mut decoder = reader.into_decoder().ok()?;
     let (width, height) = decoder.dimensions();

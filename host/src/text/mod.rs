@@ -5,20 +5,24 @@ mod error;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tokenizer;
+mod vocabulary;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::backbone::Pass;
+use crate::memo::{self, Memo};
 use crate::ops::autograd::no_grad;
 pub use clip::{ClipConfig, ClipText, Encoded};
 pub use error::Error;
 pub use tokenizer::{Tokenizer, Tokens};
+pub use vocabulary::make_tokenizer;
 
 /// Conditioning tensors by name, a row a text: `encoder_hidden_states` `[B, S, D]` and, of Stable Diffusion XL, `text_embeds` `[B, P]`; f32.
 pub type TextRows = BTreeMap<String, Tensor>;
@@ -34,14 +38,14 @@ const KEPT: usize = 1 << 30;
 /// The text encoders of a pipeline: one, or the two of Stable Diffusion XL.
 #[derive(Debug)]
 pub struct TextEncoders {
-    stages: Vec<Stage>,
+    stages: Arc<Vec<Stage>>,
     /// Whether this is Stable Diffusion XL: the states before the last block, of all encoders side by side, and the last encoder's summary.
     xl: bool,
     /// Whether "no text" is zeros rather than the empty text (`force_zeros_for_empty_prompt`).
     zeros: bool,
     device: Device,
     /// Texts met before.
-    known: Mutex<Known>,
+    known: Memo,
     /// Whether it was told that a text is too long.
     told: AtomicBool,
 }
@@ -51,13 +55,6 @@ pub struct TextEncoders {
 struct Stage {
     tokenizer: Tokenizer,
     model: ClipText,
-}
-
-/// Encoded texts, and the memory that they take.
-#[derive(Debug, Default)]
-struct Known {
-    rows: HashMap<String, TextRows>,
-    bytes: usize,
 }
 
 /// What text encoders will give, from their configurations alone.
@@ -192,18 +189,18 @@ impl TextEncoders {
             .map(|(encoder, tokenizer)| Stage::open(encoder, tokenizer, device, dtype))
             .collect::<std::result::Result<_, _>>()?;
         Ok(Self {
-            stages,
+            stages: Arc::new(stages),
             xl,
             zeros,
             device: device.clone(),
-            known: Mutex::default(),
+            known: Memo::new(KEPT),
             told: AtomicBool::new(false),
         })
     }
 
     /// What a network is conditioned on for these texts. No gradients; a text longer than the encoders take is cut, which is told once.
     ///
-    /// Each text is encoded by itself, so that its numbers do not depend on those beside it, and kept in memory for the next time.
+    /// An empty text is no text: what [`TextEncoders::unconditional`] gives. Each text is encoded by itself, so that its numbers do not depend on those beside it, and kept in memory for the next time.
     ///
     /// # Errors
     /// No text at all, or a device that fails.
@@ -215,39 +212,55 @@ impl TextEncoders {
         joined(&rows)
     }
 
-    /// What "no text" is, one row: for the half of guidance without, and for captions that are dropped in training.
+    /// What "no text" is, one row: for the half of guidance without, and for captions that are dropped in training. The empty text's, or zeros where the pipeline
+    /// of Stable Diffusion XL says so.
     ///
     /// # Errors
     /// A device that fails.
     pub fn unconditional(&self) -> Result<TextRows> {
-        let row = self.row("")?;
-        match self.zeros {
-            false => Ok(row),
-            true => (row.into_iter())
-                .map(|(name, tensor)| Ok((name, tensor.zeros_like()?)))
-                .collect(),
+        self.row("")
+    }
+
+    /// The same encoders, which keep encoded texts in the cache folder `root`, too, under all that they depend on.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn cached(&self, root: &Path) -> Result<Self> {
+        let mut hash = Sha256::new();
+        hash.update([u8::from(self.xl)]);
+        for stage in &*self.stages {
+            hash.update(stage.tokenizer.description());
+            hash.update(format!("{:?}", stage.model.config()));
+            for (name, tensor) in stage.model.parameters() {
+                memo::digest(&mut hash, name, tensor)?;
+            }
         }
+        let folder = root.join("texts").join(memo::named(hash));
+        Ok(Self {
+            stages: self.stages.clone(),
+            xl: self.xl,
+            zeros: self.zeros,
+            device: self.device.clone(),
+            known: Memo::new(KEPT).in_folder(folder),
+            told: AtomicBool::new(false),
+        })
     }
 
     fn row(&self, text: &str) -> Result<TextRows> {
-        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(row) = lock().rows.get(text) {
-            return Ok(row.clone());
+        let key = memo::key(text.as_bytes());
+        let row = (self.known).get(key, &self.device, || no_grad(|| self.encoded(text)))?;
+        if !text.is_empty() || !self.zeros {
+            return Ok(row);
         }
-        let row = no_grad(|| self.encoded(text))?;
-        let bytes: usize = row.values().map(|tensor| 4 * tensor.elem_count()).sum();
-        let mut known = lock();
-        if known.bytes + bytes <= KEPT {
-            known.bytes += bytes;
-            known.rows.insert(text.to_owned(), row.clone());
-        }
-        Ok(row)
+        (row.into_iter())
+            .map(|(name, tensor)| Ok((name, tensor.zeros_like()?)))
+            .collect()
     }
 
     fn encoded(&self, text: &str) -> Result<TextRows> {
         let mut states = Vec::new();
         let mut summary = None;
-        for stage in &self.stages {
+        for stage in &*self.stages {
             let tokens = stage.tokenizer.encode(text)?;
             if let Some(cut) = &tokens.cut
                 && !self.told.swap(true, Ordering::Relaxed)

@@ -19,7 +19,7 @@ use safetensors::SafetensorsFiles;
 
 pub(crate) use folder::ModelFolder;
 pub(crate) use names::Part;
-pub(crate) use write::write_folder;
+pub(crate) use write::{DIFFUSION_WEIGHTS, write_folder};
 
 /// Names and shapes of the tensors of a weights file, of either kind.
 ///

@@ -3,7 +3,7 @@
 use image::{DynamicImage, GrayImage, Luma, RgbImage};
 
 use super::super::column::{Column, ColumnKind, check_name};
-use super::super::{Error, MapKind, export, instead};
+use super::super::{Error, MapKind, Size, export, instead};
 use super::domain::{Domain, Style};
 use super::{Rendered, Scenes, layout};
 use crate::random::Stream;
@@ -121,7 +121,7 @@ impl Scenes {
         let picture = picture.unwrap_or_default().into_rgb8();
         column
             .kind
-            .column(&column.kind.cropped(&picture, self.size))
+            .column(&column.kind.cropped(&picture, Size::square(self.size)))
     }
 
     /// The maps that columns are drawn from.

@@ -16,7 +16,9 @@ pub use config::VaeConfig;
 pub(crate) use single::is_within;
 
 use super::Error;
-use crate::backbone::{Assembly, Initial, ModelFolder, Overlay, Pass, Source, write_folder};
+use crate::backbone::{
+    Assembly, DIFFUSION_WEIGHTS, Initial, ModelFolder, Overlay, Pass, Source, write_folder,
+};
 use coder::{Decoder, Encoder};
 
 /// An autoencoder with frozen weights.
@@ -107,7 +109,14 @@ impl Vae {
         let tensors: BTreeMap<String, &Tensor> = (self.parameters.iter())
             .map(|(name, tensor)| (name.clone(), trained.get(name).unwrap_or(tensor)))
             .collect();
-        Ok(write_folder(dir, &config.to_json(), &tensors, dtype)?)
+        let config = config.to_json();
+        Ok(write_folder(
+            dir,
+            DIFFUSION_WEIGHTS,
+            &config,
+            &tensors,
+            dtype,
+        )?)
     }
 
     /// The configuration.

@@ -68,6 +68,7 @@ fn trainer_of(
         backbone,
         process: Process::new(SchedulerConfig::default(), false).unwrap(),
         encoder: Encoder::Pixels,
+        text: None,
     };
     let session = Rc::new(Session::new(
         model,
