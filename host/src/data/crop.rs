@@ -2,7 +2,7 @@
 //!
 //! The filters repeat Pillow's arithmetic (22-bit fixed-point weights, 8 bits between the two passes), so that a model meets the pixels it was trained on.
 
-use image::{GrayImage, RgbImage};
+use image::{ImageBuffer, Pixel, RgbImage};
 
 /// Bits after the point in a filter weight.
 const PRECISION: u32 = 22;
@@ -35,17 +35,20 @@ pub(super) fn center_crop(picture: &RgbImage, size: usize) -> RgbImage {
     })
 }
 
-/// The same middle of the same shape by nearest neighbour, for what must not be blended: masks.
+/// The same middle of the same shape by nearest neighbour, for what must not be blended: masks, depth, normals.
 ///
 /// The picture must have no side of 0.
-pub(super) fn center_crop_nearest(picture: &GrayImage, size: usize) -> GrayImage {
+pub(super) fn center_crop_nearest<P: Pixel>(
+    picture: &ImageBuffer<P, Vec<P::Subpixel>>,
+    size: usize,
+) -> ImageBuffer<P, Vec<P::Subpixel>> {
     let (width, height) = (picture.width(), picture.height());
     let scale = f64::from(width.min(height)) / size as f64;
     let place = |at: u32, side: u32| {
         let start = (f64::from(side) - scale * size as f64) / 2.0;
         ((start + (f64::from(at) + 0.5) * scale) as u32).min(side - 1)
     };
-    GrayImage::from_fn(size as u32, size as u32, |x, y| {
+    ImageBuffer::from_fn(size as u32, size as u32, |x, y| {
         *picture.get_pixel(place(x, width), place(y, height))
     })
 }

@@ -1,14 +1,17 @@
 //! A folder of image files: one subfolder a class, flat, or as its `metadata.jsonl` lists them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageReader};
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::column::opaque;
 use super::walk::{Found, entries, extensions, walk};
 use super::{ColumnKind, DataOptions, Dataset, Error, Item, crop, metadata, transform};
 use crate::random::Stream;
@@ -40,6 +43,25 @@ pub struct Folder {
 
 /// Memory for decoded images, in bytes.
 const KEPT: usize = 512 << 20;
+
+/// How many items a run looks at before its first step, where measurements lie beside the images.
+const CHECKED: usize = 1000;
+
+/// Why an item cannot be used.
+struct Flaw {
+    /// The column at fault; none for the image itself.
+    column: Option<(String, String)>,
+    reason: String,
+}
+
+impl std::fmt::Display for Flaw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.column {
+            Some((column, file)) => write!(f, "its `{column}`, {file}: {}", self.reason),
+            None => f.write_str(&self.reason),
+        }
+    }
+}
 
 #[derive(Debug)]
 struct File {
@@ -167,13 +189,13 @@ impl Folder {
         if let Some(count) = options.count {
             files = chosen(files, count, options.seed)?;
         }
-        let channels: usize = 3 + columns
+        let pixel: usize = 3 + columns
             .iter()
-            .map(|(_, kind)| kind.channels())
+            .map(|(_, kind)| kind.pixel_bytes())
             .sum::<usize>();
         let kept = files
             .len()
-            .min(KEPT / (channels * options.size * options.size));
+            .min(KEPT / (pixel * options.size * options.size));
         Ok(Self {
             root: root.to_owned(),
             table: table.map(Path::to_owned),
@@ -188,19 +210,41 @@ impl Folder {
     }
 
     /// The cropped bytes of an image, followed by those of its columns.
-    fn cropped(&self, file: &File) -> Result<Vec<u8>, String> {
+    fn cropped(&self, file: &File) -> Result<Vec<u8>, Flaw> {
         // A decoder that panics on a damaged file must cost that file, not the run.
         let decode = |name: &str| {
             std::panic::catch_unwind(|| self.decode(name))
                 .unwrap_or_else(|_| Err("its decoder panicked".to_owned()))
         };
-        let mut bytes = crop::center_crop(&decode(&file.name)?, self.size).into_raw();
+        let image = decode(&file.name).map_err(|reason| Flaw {
+            column: None,
+            reason,
+        })?;
+        let mut bytes = crop::center_crop(&opaque(image), self.size).into_raw();
         for ((column, kind), name) in self.columns.iter().zip(&file.columns) {
-            let picture =
-                decode(name).map_err(|reason| format!("its `{column}`, {name}: {reason}"))?;
-            bytes.extend(kind.cropped(&picture, self.size));
+            let cropped = decode(name).and_then(|picture| kind.cropped(picture, self.size));
+            bytes.extend(cropped.map_err(|reason| Flaw {
+                column: Some((column.clone(), name.clone())),
+                reason,
+            })?);
         }
         Ok(bytes)
+    }
+
+    /// The bytes of item `index`, from memory where they are kept.
+    fn bytes(&self, index: usize) -> Result<Cow<'_, [u8]>, Flaw> {
+        let file = &self.files[index];
+        match self.decoded.get(index) {
+            Some(slot) => match slot.get() {
+                Some(bytes) => Ok(Cow::Borrowed(bytes)),
+                // Another thread may be first, with the same bytes.
+                None => {
+                    let bytes = self.cropped(file)?;
+                    Ok(Cow::Borrowed(slot.get_or_init(|| bytes)))
+                }
+            },
+            None => self.cropped(file).map(Cow::Owned),
+        }
     }
 
     /// The shorter side of the first picture that can be read, in pixels.
@@ -222,7 +266,7 @@ impl Folder {
         })
     }
 
-    fn decode(&self, name: &str) -> Result<RgbImage, String> {
+    fn decode(&self, name: &str) -> Result<DynamicImage, String> {
         let reader = ImageReader::open(self.root.join(name))
             .and_then(ImageReader::with_guessed_format)
             .map_err(|e| e.to_string())?;
@@ -233,21 +277,8 @@ impl Folder {
         if picture.width() == 0 || picture.height() == 0 {
             return Err("the image has no pixels".to_owned());
         }
-        Ok(opaque(picture))
+        Ok(picture)
     }
-}
-
-/// The picture over white, as 8-bit RGB.
-fn opaque(picture: DynamicImage) -> RgbImage {
-    if !picture.color().has_alpha() {
-        return picture.into_rgb8();
-    }
-    let picture = picture.into_rgba8();
-    RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
-        let [r, g, b, alpha] = picture.get_pixel(x, y).0.map(u32::from);
-        let over = |value: u32| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
-        image::Rgb([over(r), over(g), over(b)])
-    })
 }
 
 /// A seeded choice of `count` files, in the order of their paths.
@@ -279,29 +310,15 @@ impl Dataset for Folder {
 
     fn get(&self, index: usize) -> Result<Item, Error> {
         let file = &self.files[index];
-        let unreadable = |reason: String| Error::Unreadable {
+        let bytes = self.bytes(index).map_err(|flaw| Error::Unreadable {
             name: file.name.clone(),
-            reason,
-        };
-        let slot = self.decoded.get(index);
-        let fresh;
-        let bytes = match (slot.and_then(OnceLock::get), slot) {
-            (Some(bytes), _) => bytes,
-            // Another thread may be first, with the same bytes.
-            (None, Some(slot)) => {
-                let bytes = self.cropped(file).map_err(unreadable)?;
-                slot.get_or_init(|| bytes)
-            }
-            (None, None) => {
-                fresh = self.cropped(file).map_err(unreadable)?;
-                &fresh
-            }
-        };
+            reason: flaw.to_string(),
+        })?;
         let plane = self.size * self.size;
         let (image, mut rest) = bytes.split_at(3 * plane);
         let mut columns = BTreeMap::new();
         for (name, kind) in &self.columns {
-            let (own, others) = rest.split_at(kind.channels() * plane);
+            let (own, others) = rest.split_at(kind.pixel_bytes() * plane);
             columns.insert(name.clone(), kind.column(own));
             rest = others;
         }
@@ -383,6 +400,26 @@ impl Dataset for Folder {
 
     fn flips(&self) -> bool {
         self.flip
+    }
+
+    /// Reads the first [`CHECKED`] items where depth or normals lie beside the images, so that one which holds none is told at once.
+    fn check(&self) -> Result<(), Error> {
+        if !self.columns.iter().any(|(_, kind)| kind.is_measured()) {
+            return Ok(());
+        }
+        let count = self.files.len().min(CHECKED);
+        let flaw = (0..count).into_par_iter().find_map_first(|index| {
+            let flaw = self.bytes(index).err()?;
+            let (column, file) = flaw.column?;
+            let kind = self.columns.iter().find(|(name, _)| *name == column)?.1;
+            kind.is_measured().then(|| Error::Column {
+                image: self.files[index].name.clone(),
+                column,
+                file,
+                reason: flaw.reason,
+            })
+        });
+        flaw.map_or(Ok(()), Err)
     }
 
     fn columns(&self) -> Vec<String> {

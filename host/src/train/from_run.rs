@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use plugin_api::Phase;
 
 use crate::backbone::Overlay;
 use crate::cancel::Cancel;
 use crate::config::{Resolved, RunFile};
-use crate::data::{self, Dataset};
+use crate::data::{self, Batch, Dataset};
 use crate::plugin::resolve as plugins;
 use crate::plugin::stack::{OutputPicture, Stack};
 use crate::pretrained::{self, Pretrained};
@@ -45,6 +46,20 @@ pub struct Drawn {
     pub classes: Vec<u32>,
     /// Steps of training behind them; none for a backbone alone.
     pub step: Option<u64>,
+    /// What plugins drew them from, one row an image: pictures and columns of the data, and their `names`.
+    pub inputs: Batch,
+    /// How long drawing took, loading left aside, in seconds.
+    pub seconds: f64,
+}
+
+impl Drawn {
+    /// What each was drawn from, by its name in the data; nothing where it was not.
+    pub fn names(&self) -> Vec<String> {
+        let names = self.inputs.meta.get("names");
+        names
+            .and_then(|names| serde_json::from_str(names).ok())
+            .unwrap_or_default()
+    }
 }
 
 /// Draws what the configuration's `[sample]` asks for: with a run's saved weights, or without any with the configuration's backbone alone.
@@ -83,11 +98,7 @@ pub fn draw_saved(
             progress,
             cancel,
         );
-        return Ok(Drawn {
-            pictures: draw_pictures(&session, &Weights::Frozen, &drawing)?,
-            classes: drawing.classes,
-            step: None,
-        });
+        return drawn(&session, &Weights::Frozen, drawing, None);
     };
 
     let Restored {
@@ -104,10 +115,22 @@ pub fn draw_saved(
             Err(error) => tracing::warn!("the run's data are not at hand: {error}"),
         },
     }
+    drawn(&session, &Weights::Current(overlay), drawing, Some(step))
+}
+
+fn drawn(
+    session: &Session,
+    weights: &Weights,
+    drawing: Drawing,
+    step: Option<u64>,
+) -> Result<Drawn, Error> {
+    let start = Instant::now();
     Ok(Drawn {
-        pictures: draw_pictures(&session, &Weights::Current(overlay), &drawing)?,
+        pictures: draw_pictures(session, weights, &drawing)?,
+        seconds: start.elapsed().as_secs_f64(),
         classes: drawing.classes,
-        step: Some(step),
+        inputs: drawing.inputs,
+        step,
     })
 }
 
@@ -189,7 +212,8 @@ fn restored(
     })
 }
 
-/// Opens the data that a run is to draw from, as the run opens its own: pictures of its size, under the names of its columns.
+/// Opens the data that a run is to draw from, as the run opens its own: pictures of its size, under the names of its columns. Data that lack those have their
+/// own: what a run learned from, its plugins may do without when they draw, and those that cannot say so.
 ///
 /// # Errors
 /// What is wrong with the data, or classes that the run does not know.
@@ -202,7 +226,13 @@ pub fn open_inputs(
     config.data.source = source.to_owned();
     config.data.count = None;
     let size = pretrained::inspect(config.backbone.path.as_deref())?.image_size();
-    let inputs = open_data(&config, size)?;
+    let inputs = match open_data(&config, size) {
+        Err(Error::Data(data::Error::NoMetadata { .. } | data::Error::NoColumn { .. })) => {
+            config.data.columns = None;
+            open_data(&config, size)?
+        }
+        opened => opened?,
+    };
     data::check_readable(&*inputs)?;
     data::relabelled(inputs, classes).map_err(Error::from)
 }

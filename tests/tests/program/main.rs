@@ -8,6 +8,8 @@ mod bad_plugin;
 mod bad_settings;
 mod bench;
 mod composition;
+mod e2e_ft;
+mod e2e_goldens;
 mod evaluation;
 mod failures;
 mod interchange;
