@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use e2e_ft::truth::{Truth, shrunk};
-use e2e_ft::{CONTEXT, E2eFt, TRUTH, Task, VALID};
+use e2e_ft::{CONTEXT, E2eFt, Task, VALID};
 use plugin_api::hooks::{
     BatchHook, DenoiserInputHook, DenoiserInputIn, Encoding, NoiseHook, NoiseIn, ObjectiveHook,
     ObjectiveIn, OutputHook, OutputIn, PrepareHook, SampleBegin, SampleBeginHook, TimestepsHook,
