@@ -17,6 +17,7 @@ pub mod pretrained;
 pub mod random;
 pub mod report;
 pub mod sample;
+pub mod text;
 pub mod train;
 pub mod user;
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::layers::{Conv, LayerInfo, LayerKind, Linear, Parameter};
+use super::layers::{Conv, Embedding, LayerInfo, LayerKind, LayerNorm, Linear, Parameter};
 use super::{Error, Pass, Result, Source};
 use crate::ops;
 
@@ -104,6 +104,30 @@ impl<'a> Assembly<'a> {
         })
     }
 
+    /// A layer norm with scale and shift, `[width]` each.
+    pub(crate) fn layer_norm(
+        &mut self,
+        path: &str,
+        width: usize,
+        eps: f64,
+    ) -> Result<LayerNorm, Error> {
+        let weight = self.parameter(format!("{path}.weight"), &[width])?;
+        let bias = self.parameter(format!("{path}.bias"), &[width])?;
+        Ok(LayerNorm::new(weight, bias, eps))
+    }
+
+    /// A lookup table, `[rows, width]`.
+    pub(crate) fn embedding(
+        &mut self,
+        path: &str,
+        rows: usize,
+        width: usize,
+    ) -> Result<Embedding, Error> {
+        let info = LayerInfo::embedding(path.to_owned(), rows, width);
+        let (layer, table, _) = self.layer(info)?;
+        Ok(Embedding::new(layer, table))
+    }
+
     fn layer(&mut self, info: LayerInfo) -> Result<(usize, Parameter, Option<Parameter>), Error> {
         let mut parameters = Vec::new();
         for (name, shape) in info.parameters() {
@@ -117,16 +141,14 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    fn parameter(&mut self, name: String, expected: &[usize]) -> Result<Parameter, Error> {
-        let value = match self.source.shape(&name) {
-            Some(found) if found == expected => self.source.load(&name)?,
-            Some(found) => {
-                return Err(Error::Shape {
-                    name,
-                    expected: expected.to_vec(),
-                    found,
-                });
-            }
+    /// A parameter that belongs to no layer.
+    pub(crate) fn parameter(
+        &mut self,
+        name: String,
+        expected: &[usize],
+    ) -> Result<Parameter, Error> {
+        let value = match self.source.find(&name, expected)? {
+            Some(value) => value,
             None => {
                 self.missing.push(name.clone());
                 // Never computed with: `finish` refuses.

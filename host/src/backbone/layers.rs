@@ -259,6 +259,10 @@ pub(crate) struct Embedding {
 }
 
 impl Embedding {
+    pub(crate) fn new(layer: usize, table: Parameter) -> Self {
+        Self { layer, table }
+    }
+
     pub(crate) fn forward(&self, indices: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let table = self.table.resolve(pass)?; // [rows, D]
         let rows = table.index_select(indices, 0)?; // [B, D]
@@ -320,6 +324,10 @@ pub(crate) struct LayerNorm {
 }
 
 impl LayerNorm {
+    pub(crate) fn new(weight: Parameter, bias: Parameter, eps: f64) -> Self {
+        Self { weight, bias, eps }
+    }
+
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let (weight, bias) = (self.weight.resolve(pass)?, self.bias.resolve(pass)?);
         ops::layer_norm(x, Some(&weight), Some(&bias), self.eps) // [.., D]

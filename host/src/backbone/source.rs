@@ -14,6 +14,21 @@ pub(crate) trait Source {
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
     /// One parameter on the device and in the type that the backbone computes in.
     fn load(&self, name: &str) -> Result<Tensor, Error>;
+    /// The parameter that a layer asks for, if there is one of that name.
+    ///
+    /// # Errors
+    /// One of another shape than the layer's.
+    fn find(&self, name: &str, expected: &[usize]) -> Result<Option<Tensor>, Error> {
+        match self.shape(name) {
+            Some(found) if found == expected => Ok(Some(self.load(name)?)),
+            Some(found) => Err(Error::Shape {
+                name: name.to_owned(),
+                expected: expected.to_vec(),
+                found,
+            }),
+            None => Ok(None),
+        }
+    }
     /// Whether two parameters hold the same values.
     fn same(&self, first: &str, second: &str) -> Result<bool, Error> {
         let (first, second) = (self.load(first)?, self.load(second)?);

@@ -17,7 +17,7 @@ use crate::eval::{ClassifierRecipe, store_classifier, train_classifier};
 use crate::report::Progress;
 use crate::train::Ending;
 use crate::train::folder::{self, Existing};
-use crate::train::pretrain::{Recipe, pretrain};
+use crate::train::pretrain::{AutoencoderRecipe, BackboneRecipe, Recipe, Sections};
 
 /// The recipe as resolved, inside the folder that it makes.
 const RECIPE_FILE: &str = "recipe.toml";
@@ -26,7 +26,8 @@ const RECIPE_FILE: &str = "recipe.toml";
 ///
 /// A recipe has the sections of a run file that apply ([run], [data], [train], [sample]), and [model] and [scheduler] with the
 /// keys of diffusers' config.json and scheduler_config.json. The result is OUT/backbone/, which --backbone takes. A recipe with a
-/// section [classifier] makes the scene classifier of `host eval` instead.
+/// section [autoencoder], the config.json of an AutoencoderKL, makes OUT/vae/ instead; one with a section [classifier] the scene
+/// classifier of `host eval`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The recipe; on --resume the folder's own unless given
@@ -53,11 +54,21 @@ pub(super) struct Arguments {
 const CLASSIFIER_FILE: &str = "scene_classifier.safetensors";
 
 pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing, Failure> {
-    if asks_for_classifier(arguments.config.as_deref()) {
-        return classifier(arguments, progress);
+    let asks_for = |section| asks_for(section, arguments);
+    if asks_for("classifier") {
+        classifier(arguments, progress)
+    } else if asks_for("autoencoder") {
+        make::<AutoencoderRecipe>(arguments, progress)
+    } else {
+        make::<BackboneRecipe>(arguments, progress)
     }
-    let (recipe, out) = resolve(arguments)?;
-    threads::set(recipe.train.threads);
+}
+
+/// Follows a recipe, from the file, the flags and the defaults.
+fn make<R: Recipe>(arguments: &Arguments, progress: &Progress) -> Result<Listing, Failure> {
+    let (recipe, out): (R, _) = resolve(arguments)?;
+    recipe.check()?;
+    threads::set(recipe.train().threads);
     let existing = if arguments.resume {
         Existing::Resume
     } else {
@@ -68,21 +79,28 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
     crate::fs::write_atomic(&out.join(RECIPE_FILE), text.as_bytes())?;
 
     let cancel = watch()?;
-    let ending = pretrain(&recipe, &out, arguments.resume, progress, &cancel)?;
+    let ending = recipe.follow(&out, arguments.resume, progress, &cancel)?;
     Ok(match ending {
         Ending::Finished => Listing::text(format!(
-            "wrote the backbone to {}",
-            out.join("backbone").display()
+            "wrote the {} to {}",
+            R::MAKES,
+            out.join(R::FOLDER).display()
         )),
         Ending::Interrupted(checkpoint) => interrupted("pretrain", checkpoint.as_deref(), &out),
     })
 }
 
-/// Whether the recipe has a section `[classifier]`. What is wrong with the file, whoever reads it next will say.
-fn asks_for_classifier(recipe: Option<&Path>) -> bool {
-    let text = recipe.and_then(|file| std::fs::read_to_string(file).ok());
+/// Whether the recipe, which on --resume may be the folder's own, has a section of this name. What is wrong with the file, whoever reads it next will say.
+fn asks_for(section: &str, arguments: &Arguments) -> bool {
+    let text = recipe_file(arguments).and_then(|file| std::fs::read_to_string(file).ok());
     text.and_then(|text| text.parse::<Table>().ok())
-        .is_some_and(|recipe| recipe.contains_key("classifier"))
+        .is_some_and(|recipe| recipe.contains_key(section))
+}
+
+fn recipe_file(arguments: &Arguments) -> Option<PathBuf> {
+    let stored = arguments.out.as_ref().map(|out| out.join(RECIPE_FILE));
+    let stored = stored.filter(|file| arguments.resume && file.is_file());
+    arguments.config.clone().or(stored)
 }
 
 /// Trains the scene classifier. It takes minutes, so there are no checkpoints.
@@ -128,26 +146,30 @@ fn classifier(arguments: &Arguments, progress: &Progress) -> Result<Listing, Fai
 }
 
 /// The recipe and the folder, from the file, the flags and the defaults.
-fn resolve(arguments: &Arguments) -> Result<(Recipe, PathBuf), Failure> {
-    let stored = arguments.out.as_ref().map(|out| out.join(RECIPE_FILE));
-    let stored = stored.filter(|file| arguments.resume && file.is_file());
+fn resolve<R: Recipe>(arguments: &Arguments) -> Result<(R, PathBuf), Failure> {
     let mut flags = Flags::default();
     flags.path("run", "out", "--out", arguments.out.as_deref());
     flags.whole("train", "steps", "--steps", arguments.steps);
     flags.whole("train", "threads", "--threads", arguments.threads);
     let overrides = Overrides {
-        config: arguments.config.clone().or(stored),
+        config: recipe_file(arguments),
         flags: flags.0,
         sets: arguments.sets.clone(),
         ..Overrides::default()
     };
-    let (mut recipe, origins): (Recipe, _) = resolve_sections(&overrides)?;
-    shorten_warmup(&mut recipe.train, &origins);
-    check_ranges(&recipe.data, &recipe.train, &recipe.sample, &origins)?;
-    if recipe.run.out.as_os_str().is_empty() {
-        recipe.run.out = Path::new("runs").join("pretrain");
+    let (mut recipe, origins): (R, _) = resolve_sections(&overrides)?;
+    let Sections {
+        run,
+        data,
+        train,
+        sample,
+    } = recipe.sections();
+    shorten_warmup(train, &origins);
+    check_ranges(data, train, &sample, &origins)?;
+    if run.out.as_os_str().is_empty() {
+        run.out = Path::new("runs").join("pretrain");
     }
-    recipe.run.out = std::path::absolute(&recipe.run.out).unwrap_or(recipe.run.out);
-    let out = recipe.run.out.clone();
+    run.out = std::path::absolute(&run.out).unwrap_or(run.out.clone());
+    let out = run.out.clone();
     Ok((recipe, out))
 }

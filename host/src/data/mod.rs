@@ -196,18 +196,22 @@ pub struct Batch {
     pub meta: BTreeMap<String, String>,
 }
 
-/// Opens what `--data` names: `scenes:DOMAIN`, a folder of images, or a table of images in the form of `metadata.jsonl`.
+/// Opens what `--data` names: `scenes:DOMAIN` (or several domains in turn, `scenes:DOMAIN,DOMAIN`), a folder of images, or a table of images in the form of
+/// `metadata.jsonl`.
 ///
 /// # Errors
 /// Says what was looked for: no such folder, nothing in it, no such domain, an option out of range.
 pub fn open(spec: &str, options: &DataOptions) -> Result<Box<dyn Dataset>, Error> {
-    match spec.strip_prefix("scenes:") {
-        Some(domain) => Ok(Box::new(Scenes::new(
-            scenes::Domain::parse(domain)?,
-            options,
-        )?)),
-        None => Ok(Box::new(Folder::open(Path::new(spec), options)?)),
-    }
+    let Some(domains) = spec.strip_prefix("scenes:") else {
+        return Ok(Box::new(Folder::open(Path::new(spec), options)?));
+    };
+    let domains: Vec<scenes::Domain> = (domains.split(','))
+        .map(scenes::Domain::parse)
+        .collect::<Result<_, _>>()?;
+    Ok(match domains.as_slice() {
+        [domain] => Box::new(Scenes::new(*domain, options)?),
+        domains => Box::new(scenes::Mixed::new(domains, options)?),
+    })
 }
 
 /// Checks that a backbone of `backbone_classes` classes (without the null class) can take the dataset's labels, which are used as they are.

@@ -111,6 +111,14 @@ pub enum Error {
         /// NaN or infinite.
         value: f64,
     },
+    /// A recipe that cannot be followed.
+    #[error("`{key}` of the recipe must be {expected}")]
+    Recipe {
+        /// The key.
+        key: &'static str,
+        /// What it may be.
+        expected: String,
+    },
     /// A batch hook has lost the images.
     #[error("the batch has no `images`; a plugin on the batch slot must keep them")]
     NoImages,
@@ -182,6 +190,9 @@ pub enum Error {
     /// The pretrained model cannot be used.
     #[error(transparent)]
     Pretrained(#[from] crate::pretrained::Error),
+    /// The autoencoder cannot be made or written.
+    #[error(transparent)]
+    Encoder(#[from] crate::encode::Error),
     /// The configuration cannot be written or read back.
     #[error(transparent)]
     Config(#[from] crate::config::Error),
@@ -200,6 +211,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Refuses a loss or gradient norm, `what`, that is no number; `step` counts from 1.
+    pub(super) fn refuse_non_finite(what: &'static str, step: u64, value: f64) -> Result<(), Self> {
+        match value.is_finite() {
+            true => Ok(()),
+            false => Err(Self::NonFinite { what, step, value }),
+        }
+    }
+
     /// Whether someone asked to stop, rather than something going wrong.
     pub fn is_interruption(&self) -> bool {
         use crate::plugin::failure::PluginError::Cancelled;

@@ -39,6 +39,26 @@ impl Records {
         })
     }
 
+    /// Notes a step.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    pub(super) fn append(&mut self, metrics: &StepMetrics) -> Result<(), Error> {
+        self.metrics.append(metrics)?;
+        if let Some(events) = &mut self.events {
+            events.step(metrics)?;
+        }
+        Ok(())
+    }
+
+    /// Puts what was noted on the disk, before a checkpoint that is not to be ahead of it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn sync(&mut self) -> Result<(), Error> {
+        Ok(self.metrics.sync()?)
+    }
+
     /// Sample grids for TensorBoard, each a kind (empty for the main one) and its PNG.
     ///
     /// # Errors
@@ -86,17 +106,14 @@ impl Trainer {
                     return Err(error);
                 }
             };
-            records.metrics.append(&metrics)?;
-            if let Some(events) = &mut records.events {
-                events.step(&metrics)?;
-            }
+            records.append(&metrics)?;
             task.tick(self.done, metrics.loss, metrics.step_ms);
 
             let every = self.settings.checkpoint_every;
             let ended = self.done == steps || self.session.stop.borrow().is_some();
             let interrupted = cancel.requested() && !ended;
             if ended || interrupted || (every > 0 && self.done.is_multiple_of(every)) {
-                records.metrics.sync()?;
+                records.sync()?;
                 let place = self.checkpoint(run)?;
                 checkpoint::prune(run, self.settings.keep_checkpoints);
                 if interrupted {

@@ -1,6 +1,6 @@
 //! How the learning rate moves over a run.
 
-use crate::config::Schedule;
+use crate::config::{Schedule, TrainSection};
 
 /// The learning rate of every step: a linear warm-up, then a fall from `base` to `base * final_ratio` at the last step.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,17 @@ pub struct LearningRate {
 }
 
 impl LearningRate {
+    /// As the settings of a run say.
+    pub fn of(settings: &TrainSection) -> Self {
+        Self {
+            base: settings.lr,
+            shape: settings.schedule,
+            warmup_steps: settings.warmup_steps as usize,
+            total_steps: settings.steps as usize,
+            final_ratio: settings.final_ratio,
+        }
+    }
+
     /// The rate of `step`, counted from 0.
     pub fn at(&self, step: usize) -> f64 {
         if step < self.warmup_steps {

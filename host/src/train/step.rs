@@ -56,7 +56,7 @@ impl Trainer {
             let recording = Recording::start();
             let forward = self.forward(stack, start)?;
             let value = f64::from(forward.total.to_dtype(DType::F32)?.to_scalar::<f32>()?);
-            self.refuse_non_finite("loss", value)?;
+            Error::refuse_non_finite("loss", self.done + 1, value)?;
             loss += value / accumulation as f64;
             let _time = session.profiler.phase(Time::Backward);
             let found = recording.backward(&forward.total);
@@ -69,7 +69,7 @@ impl Trainer {
         let norm = {
             let _time = session.profiler.phase(Time::Optimizer);
             let norm = self.gradient_norm(&gradients)?;
-            self.refuse_non_finite("gradient norm", norm)?;
+            Error::refuse_non_finite("gradient norm", self.done + 1, norm)?;
             let clip = if self.settings.clip > 0.0 {
                 clip_scale(norm, self.settings.clip)
             } else {
@@ -366,18 +366,6 @@ impl Trainer {
         }
         Ok(squares.sqrt())
     }
-
-    fn refuse_non_finite(&self, what: &'static str, value: f64) -> Result<(), Error> {
-        if value.is_finite() {
-            Ok(())
-        } else {
-            Err(Error::NonFinite {
-                what,
-                step: self.done + 1,
-                value,
-            })
-        }
-    }
 }
 
 impl Forward {
@@ -409,7 +397,7 @@ fn keep_clean(noisy: &Tensor, clean: &Tensor, mask: &Tensor) -> candle_core::Res
 }
 
 /// Adds one pass's gradients to those of the passes before it.
-fn accumulate(
+pub(super) fn accumulate(
     gradients: &mut BTreeMap<String, Tensor>,
     found: &mut Gradients,
     parameters: &Parameters,

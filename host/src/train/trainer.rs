@@ -89,13 +89,7 @@ impl Trainer {
         session.step.set(done);
         let mut trainer = Self {
             weighting: weighting(&settings),
-            rate: LearningRate {
-                base: settings.lr,
-                shape: settings.schedule,
-                warmup_steps: settings.warmup_steps as usize,
-                total_steps: settings.steps as usize,
-                final_ratio: settings.final_ratio,
-            },
+            rate: LearningRate::of(&settings),
             session,
             settings,
             overlay,

@@ -19,6 +19,7 @@ mod lora_goldens;
 mod models;
 mod one_pic;
 mod plugins;
+mod pretrain;
 mod resume;
 mod run_folder;
 mod sampling;

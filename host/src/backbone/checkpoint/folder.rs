@@ -19,7 +19,8 @@ pub(crate) struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Lists what `dir` (with its `config.json`) holds; `rename` gives the name to use for one that is stored. No tensor is read.
+    /// Lists what `dir` (with its `config.json`) holds; `rename` gives the name to use for one that is stored, or none for
+    /// what is not a parameter. No tensor is read.
     ///
     /// # Errors
     /// When there is no model, or a file that cannot be read.
@@ -27,7 +28,7 @@ impl ModelFolder {
         dir: &Path,
         device: &Device,
         dtype: DType,
-        rename: &dyn Fn(&str) -> String,
+        rename: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {
         let weights = match locate(dir)? {
             Found::Folder { weights, .. } => weights,
@@ -35,7 +36,7 @@ impl ModelFolder {
         };
         let container = Container::open(&weights)?;
         let catalog = (container.shapes().into_iter())
-            .map(|(stored, shape)| (rename(&stored), (stored, shape)))
+            .filter_map(|(stored, shape)| Some((rename(&stored)?, (stored, shape))))
             .collect();
         Ok(Self {
             container,

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::super::Error;
 
-/// The name diffusers gives a model's weights, before the variant and the ending.
-const STEM: &str = "diffusion_pytorch_model";
+/// The names that diffusers and transformers give a model's weights, before the variant and the ending.
+const STEMS: [&str; 3] = ["diffusion_pytorch_model", "model", "pytorch_model"];
 
 /// What a path turned out to be.
 pub(super) enum Found {
@@ -78,12 +78,14 @@ fn no_config(dir: &Path) -> Error {
 
 /// One file, or the shards an index names. Full precision wins over variants (`fp16`), safetensors over pickles.
 fn weights_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let single = dir.join(format!("{STEM}.safetensors"));
-    if single.is_file() {
+    let named = |ending: &str| {
+        let files = STEMS.map(|stem| dir.join(format!("{stem}.{ending}")));
+        files.into_iter().find(|file| file.is_file())
+    };
+    if let Some(single) = named("safetensors") {
         return Ok(vec![single]);
     }
-    let index = dir.join(format!("{STEM}.safetensors.index.json"));
-    if index.is_file() {
+    if let Some(index) = named("safetensors.index.json") {
         return shards(dir, &index);
     }
     let mut names: Vec<String> = std::fs::read_dir(dir)
@@ -92,7 +94,7 @@ fn weights_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
             source,
         })?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with(STEM))
+        .filter(|name| STEMS.iter().any(|stem| name.starts_with(stem)))
         .collect();
     names.sort();
     let is_index = |name: &&String| name.contains(".index.") && name.ends_with(".json");
@@ -107,9 +109,11 @@ fn weights_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
         Some(name) => Ok(vec![dir.join(name)]),
         None => Err(Error::NoWeights {
             dir: dir.to_owned(),
-            looked_for: format!(
-                "{STEM}.safetensors, {STEM}.safetensors.index.json, {STEM}.<variant>.safetensors, {STEM}.bin"
-            ),
+            looked_for: STEMS[..2]
+                .iter()
+                .map(|stem| format!("{stem}.safetensors, {stem}.safetensors.index.json, {stem}.<variant>.safetensors, {stem}.bin"))
+                .collect::<Vec<_>>()
+                .join(", "),
         }),
     }
 }

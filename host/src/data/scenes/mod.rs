@@ -7,6 +7,7 @@ mod column;
 mod domain;
 mod layout;
 mod lines;
+mod mixed;
 mod render;
 mod solid;
 mod style;
@@ -17,6 +18,7 @@ mod vector;
 use std::collections::BTreeMap;
 
 pub use domain::{Content, DOMAINS, Domain, Style};
+pub use mixed::Mixed;
 pub use render::FAR;
 
 use super::{DataOptions, Dataset, Error, Item, Map, MapKind};

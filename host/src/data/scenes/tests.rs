@@ -287,3 +287,24 @@ fn impossible_options_are_refused() {
     assert!(open(None, 4).unwrap_err().to_string().contains("size is 4"));
     assert_eq!(open(None, 32).unwrap().len(), DEFAULT_COUNT);
 }
+
+#[test]
+fn several_domains_take_turns_and_keep_the_classes_that_they_share() {
+    let options = DataOptions {
+        size: 16,
+        seed: 5,
+        ..DataOptions::default()
+    };
+    let open = |spec: &str| crate::data::open(spec, &options).unwrap();
+    let (mixed, neon) = (open("scenes:studio,neon"), open("scenes:neon"));
+    let (item, expected) = (mixed.get(7).unwrap(), neon.get(3).unwrap());
+    assert_eq!((item.name, item.image), (expected.name, expected.image));
+    assert_eq!(item.class, expected.class);
+    assert_eq!(mixed.classes(), neon.classes());
+    assert_eq!(mixed.len(), neon.len());
+
+    let several = open("scenes:studio,solids");
+    assert!(several.classes().is_empty());
+    assert_eq!(several.get(1).unwrap().class, None);
+    assert_ne!(several.fingerprint(), mixed.fingerprint());
+}

@@ -1,12 +1,12 @@
 //! The shape of an `AutoencoderKL`, as diffusers' `config.json` states it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::Error;
 
 /// The configuration of a diffusers `AutoencoderKL`; the defaults are diffusers'.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VaeConfig {
     /// Channels of pictures.
@@ -98,7 +98,18 @@ impl VaeConfig {
         1 << (self.block_out_channels.len() - 1)
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// The text of a `config.json` that diffusers reads.
+    pub fn to_json(&self) -> String {
+        let mut value = serde_json::json!(self);
+        value["_class_name"] = CLASS_NAME.into();
+        format!("{value:#}")
+    }
+
+    /// Whether the host can build it.
+    ///
+    /// # Errors
+    /// What it asks for that is not implemented, or that does not fit together.
+    pub(crate) fn check(&self) -> Result<(), String> {
         let levels = self.block_out_channels.len();
         if levels == 0 || self.layers_per_block == 0 || self.latent_channels == 0 {
             return Err(

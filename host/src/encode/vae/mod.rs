@@ -6,6 +6,7 @@ mod config;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -13,7 +14,7 @@ use candle_core::{DType, Device, Result, Tensor};
 pub use config::VaeConfig;
 
 use super::Error;
-use crate::backbone::{Assembly, ModelFolder, Pass, Source};
+use crate::backbone::{Assembly, Initial, ModelFolder, Overlay, Pass, Source, write_folder};
 use coder::{Decoder, Encoder};
 
 /// An autoencoder with frozen weights.
@@ -22,6 +23,7 @@ pub struct Vae {
     config: VaeConfig,
     encoder: Encoder,
     decoder: Decoder,
+    parameters: Vec<(String, Tensor)>,
 }
 
 /// What the encoder says of latents: a normal distribution for each number, unscaled.
@@ -40,20 +42,66 @@ impl Vae {
     /// What cannot be read, and a configuration that the host does not implement or that the weights do not fit.
     pub fn open(dir: &Path, device: &Device) -> std::result::Result<Self, Error> {
         let config = read_config(dir)?;
-        let folder = ModelFolder::open(dir, device, DType::F32, &modern_name)?;
+        let folder =
+            ModelFolder::open(dir, device, DType::F32, &|stored| Some(modern_name(stored)))?;
         Self::load(config, &folder)
+    }
+
+    /// One that has learned nothing, for pretraining.
+    ///
+    /// # Errors
+    /// A configuration that makes no sense.
+    pub fn init(config: VaeConfig, seed: u64) -> std::result::Result<Self, Error> {
+        config.check().map_err(|reason| Error::Config {
+            file: "[autoencoder]".to_owned(),
+            reason,
+        })?;
+        let initial = Initial {
+            seed,
+            device: &Device::Cpu,
+            zeros: &|_| false,
+        };
+        Self::load(config, &initial)
     }
 
     fn load(config: VaeConfig, source: &dyn Source) -> std::result::Result<Self, Error> {
         let mut net = Assembly::new(source);
         let encoder = Encoder::load(&mut net, &config)?;
         let decoder = Decoder::load(&mut net, &config)?;
-        net.finish()?;
+        let (_, parameters) = net.finish()?;
         Ok(Self {
             config,
             encoder,
             decoder,
+            parameters,
         })
+    }
+
+    /// Every parameter with its name, diffusers' key.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        (self.parameters.iter()).map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Writes a `vae/` folder as diffusers reads it, with `trained` in place of the parameters of the same names, and `scaling_factor` as the
+    /// configuration's.
+    ///
+    /// # Errors
+    /// A disk that refuses.
+    pub fn save(
+        &self,
+        dir: &Path,
+        trained: &Overlay,
+        scaling_factor: f64,
+        dtype: DType,
+    ) -> std::result::Result<(), Error> {
+        let config = VaeConfig {
+            scaling_factor,
+            ..self.config.clone()
+        };
+        let tensors: BTreeMap<String, &Tensor> = (self.parameters.iter())
+            .map(|(name, tensor)| (name.clone(), trained.get(name).unwrap_or(tensor)))
+            .collect();
+        Ok(write_folder(dir, &config.to_json(), &tensors, dtype)?)
     }
 
     /// The configuration.
@@ -66,6 +114,14 @@ impl Vae {
     /// # Errors
     /// Pictures of another shape.
     pub fn posterior(&self, images: &Tensor) -> Result<Posterior> {
+        self.posterior_by(images, &Pass::frozen())
+    }
+
+    /// The same with the stand-ins of a pass, while the autoencoder itself is trained.
+    ///
+    /// # Errors
+    /// As [`Vae::posterior`].
+    pub fn posterior_by(&self, images: &Tensor, pass: &Pass<'_>) -> Result<Posterior> {
         let (_, channels, height, width) = images.dims4()?;
         let factor = self.config.factor();
         if channels != 3 || height % factor != 0 || width % factor != 0 {
@@ -75,7 +131,7 @@ impl Vae {
             );
         }
         let images = images.to_dtype(DType::F32)?;
-        let moments = self.encoder.forward(&images, &Pass::frozen())?; // [B, 2C, h, w]
+        let moments = self.encoder.forward(&images, pass)?; // [B, 2C, h, w]
         let latents = self.config.latent_channels;
         let mean = moments.narrow(1, 0, latents)?.contiguous()?;
         // Bounded as diffusers bounds it.
@@ -106,6 +162,14 @@ impl Vae {
     /// # Errors
     /// As [`Vae::decode`].
     pub fn decode_raw(&self, latents: &Tensor) -> Result<Tensor> {
+        self.decode_raw_by(latents, &Pass::frozen())
+    }
+
+    /// The same with the stand-ins of a pass, while the autoencoder itself is trained.
+    ///
+    /// # Errors
+    /// As [`Vae::decode`].
+    pub fn decode_raw_by(&self, latents: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let channels = latents.dims4()?.1;
         if channels != self.config.latent_channels {
             candle_core::bail!(
@@ -115,7 +179,7 @@ impl Vae {
             );
         }
         let latents = latents.to_dtype(DType::F32)?;
-        self.decoder.forward(&latents, &Pass::frozen())
+        self.decoder.forward(&latents, pass)
     }
 
     fn shift(&self) -> f64 {

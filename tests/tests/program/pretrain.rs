@@ -1,0 +1,63 @@
+//! What `host pretrain` makes from nothing.
+
+use integration_tests::{Lab, goldens, tensors, values};
+
+const RECIPE: &str = r#"
+[autoencoder]
+block_out_channels = [8, 16]
+down_block_types = ["DownEncoderBlock2D", "DownEncoderBlock2D"]
+up_block_types = ["UpDecoderBlock2D", "UpDecoderBlock2D"]
+norm_num_groups = 4
+
+[data]
+source = "scenes:studio,neon"
+size = 16
+count = 40
+
+[train]
+steps = 6
+batch_size = 4
+lr = 3e-3
+warmup_steps = 0
+checkpoint_every = 3
+ema_decay = 0.5
+threads = 1
+"#;
+
+#[test]
+fn an_autoencoder_learns_resumes_bit_for_bit_and_serves_a_latent_model() {
+    let lab = Lab::new();
+    lab.write("recipe.toml", RECIPE);
+    lab.host("pretrain --config recipe.toml --out whole").done();
+    lab.host("pretrain --config recipe.toml --out halves --steps 3")
+        .done();
+    lab.host("pretrain --resume --out halves --steps 6").done();
+    let weights = "vae/diffusion_pytorch_model.safetensors";
+    let (whole, halves) = (
+        tensors(&lab.path("whole").join(weights)),
+        tensors(&lab.path("halves").join(weights)),
+    );
+    assert_eq!(whole.len(), halves.len());
+    for (name, tensor) in &whole {
+        assert_eq!(values(tensor), values(&halves[name]), "{name}");
+    }
+    assert_eq!(
+        lab.json("whole/vae/config.json"),
+        lab.json("halves/vae/config.json")
+    );
+    let metrics = lab.metrics("whole");
+    assert!(metrics[5]["loss"] < metrics[0]["loss"], "{metrics:?}");
+    assert!(metrics[0]["loss/absolute"] > 0.0 && metrics[0]["loss/divergence"] > 0.0);
+
+    super::latent::copy(&goldens("dit/small"), &lab.path("latent"));
+    super::latent::copy(&lab.path("whole/vae"), &lab.path("latent/vae"));
+    lab.host("run --backbone latent --data pictures --batch-size 2 --steps 1 --set sample.count=0 --out run")
+        .done();
+
+    lab.host("pretrain --config recipe.toml --set data.size=17 --out odd")
+        .refused(2, &["data.size", "a multiple of 2"]);
+    lab.host("pretrain --config recipe.toml --set loss.edges=-1 --out odd")
+        .refused(2, &["loss.edges", "0 or more"]);
+    lab.host("pretrain --config recipe.toml --set autoencoder.norm_num_groups=3 --out odd")
+        .refused(2, &["do not divide into 3 groups"]);
+}
