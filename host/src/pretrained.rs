@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 
 use crate::adapter::{self, Report};
-use crate::backbone::{self, Backbone, DitConfig, ModelInfo};
+use crate::backbone::{self, Backbone, Config, ModelInfo};
 use crate::config::AdapterEntry;
 use crate::diffusion::{self, Process, SchedulerConfig};
 use crate::encode::{self, Encoder, Vae, vae};
@@ -34,6 +34,14 @@ pub enum Error {
     /// Its autoencoder.
     #[error(transparent)]
     Encoder(#[from] encode::Error),
+    /// The network is told a text, and nothing reads it.
+    #[error(
+        "the backbone is conditioned on texts (`encoder_hidden_states` {width} wide), and there is no text encoder beside it to make them"
+    )]
+    Text {
+        /// Width of the text's tokens.
+        width: usize,
+    },
     /// The network works on something else than RGB images.
     #[error(
         "the backbone works on {channels} channels and comes without a `vae/`, but images have 3; use a pixel-space backbone with 3 input channels"
@@ -113,10 +121,22 @@ impl Facts {
     }
 }
 
+/// Refuses a network that is conditioned on what a run cannot give it.
+///
+/// # Errors
+/// It attends to a text.
+pub fn check_conditioning(info: &ModelInfo) -> Result<(), Error> {
+    match info.cross_attention {
+        Some(width) => Err(Error::Text { width }),
+        None => Ok(()),
+    }
+}
+
 /// The autoencoder of a pipeline folder, if it has one.
 pub fn vae_folder(path: &Path) -> Option<PathBuf> {
-    // The path may also be the pipeline's `transformer/`.
-    let beside = path.parent().filter(|_| path.ends_with("transformer"));
+    // The path may also be that of the pipeline's network.
+    let is_network = path.ends_with("transformer") || path.ends_with("unet");
+    let beside = path.parent().filter(|_| is_network);
     let folders = [Some(path), beside].into_iter().flatten();
     let mut folders = folders.map(|folder| folder.join("vae"));
     folders.find(|folder| folder.is_dir())
@@ -144,7 +164,7 @@ pub fn inspect_adapters(
         return Ok(Vec::new());
     }
     let layers = match path {
-        None => backbone::layers_by(&embedded_config()?),
+        None => embedded_config()?.layers()?,
         Some(path) => backbone::layers_of(path)?,
     };
     let read = adapter::read_all(adapters)?;
@@ -201,8 +221,8 @@ pub fn open(
 ///
 /// # Errors
 /// None in a program that was built and tested.
-pub fn embedded_config() -> Result<DitConfig, Error> {
-    Ok(DitConfig::from_json(CONFIG, "the embedded config.json")?)
+pub fn embedded_config() -> Result<Config, Error> {
+    Ok(Config::from_json(CONFIG, "the embedded config.json")?)
 }
 
 /// Names of the classes of the embedded network, in the order of its labels.

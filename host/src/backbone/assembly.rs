@@ -14,11 +14,30 @@ pub(crate) struct Assembly<'a> {
     source: &'a dyn Source,
     layers: Vec<LayerInfo>,
     parameters: Vec<(String, Tensor)>,
+    shapes: Vec<(String, Vec<usize>)>,
     missing: Vec<String>,
 }
 
-/// What was built: the adaptable layers and the parameters, in the order of the network.
-pub(crate) type Assembled = (Vec<LayerInfo>, Vec<(String, Tensor)>);
+/// What was built, in the order of the network.
+pub(crate) struct Assembled {
+    /// The adaptable layers.
+    pub(crate) layers: Vec<LayerInfo>,
+    /// The parameters with their names.
+    pub(crate) parameters: Vec<(String, Tensor)>,
+    /// Their shapes, also where nothing was read.
+    pub(crate) shapes: Vec<(String, Vec<usize>)>,
+}
+
+impl Assembled {
+    /// How many numbers the parameters are.
+    pub(crate) fn count(&self) -> usize {
+        let sizes = self
+            .shapes
+            .iter()
+            .map(|(_, shape)| shape.iter().product::<usize>());
+        sizes.sum()
+    }
+}
 
 impl<'a> Assembly<'a> {
     pub(crate) fn new(source: &'a dyn Source) -> Self {
@@ -26,6 +45,7 @@ impl<'a> Assembly<'a> {
             source,
             layers: Vec::new(),
             parameters: Vec::new(),
+            shapes: Vec::new(),
             missing: Vec::new(),
         }
     }
@@ -43,7 +63,11 @@ impl<'a> Assembly<'a> {
             .collect();
         unexpected.sort();
         match self.missing.is_empty() && unexpected.is_empty() {
-            true => Ok((self.layers, self.parameters)),
+            true => Ok(Assembled {
+                layers: self.layers,
+                parameters: self.parameters,
+                shapes: self.shapes,
+            }),
             false => Err(Error::Names {
                 missing: self.missing,
                 unexpected,
@@ -155,6 +179,7 @@ impl<'a> Assembly<'a> {
                 Tensor::zeros((), DType::F32, &Device::Cpu)?
             }
         };
+        self.shapes.push((name.clone(), expected.to_vec()));
         self.parameters.push((name.clone(), value.clone()));
         Ok(Parameter::new(name, value))
     }
@@ -214,6 +239,12 @@ impl Conv {
     pub(crate) const SAME: Self = Self {
         kernel: 3,
         stride: 1,
+        padding: 1,
+    };
+    /// A 3x3 convolution that halves the size, rounding up.
+    pub(crate) const HALVE: Self = Self {
+        kernel: 3,
+        stride: 2,
         padding: 1,
     };
     /// A 1x1 convolution.

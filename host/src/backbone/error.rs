@@ -37,7 +37,7 @@ pub enum Error {
     },
     /// A model of a kind that the host does not know.
     #[error(
-        "{file} describes a `{found}`; supported backbones: DiTTransformer2DModel, and Transformer2DModel with norm_type ada_norm_zero"
+        "{file} describes a `{found}`; supported backbones: UNet2DConditionModel, DiTTransformer2DModel, and Transformer2DModel with norm_type ada_norm_zero"
     )]
     UnsupportedClass {
         /// The file that names the class.
@@ -46,7 +46,9 @@ pub enum Error {
         found: String,
     },
     /// A setting of the architecture that the host does not implement, or that makes no sense.
-    #[error("unsupported DiT configuration: `{setting}` is {found}, expected {expected}")]
+    #[error(
+        "unsupported configuration of the backbone: `{setting}` is {found}, expected {expected}"
+    )]
     Config {
         /// The field of `config.json`.
         setting: &'static str,

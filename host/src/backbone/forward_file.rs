@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Backbone, Conditioning, Error, Input, Pass};
+use super::{Backbone, CLASS_LABELS, Conditioning, Error, Input, Pass};
 
-/// Reads `latents` `[B, C, H, W]` (any float type), `timesteps` `[B]` (any numeric type) and `class_labels` `[B]` (any integer type; absent means the null class) from a safetensors
-/// file, and writes `prediction` `[B, C_out, H, W]` in f32 to another. Returns the prediction.
+/// Reads `latents` `[B, C, H, W]` (any float type), `timesteps` `[B]` (any numeric type) and the conditioning from a safetensors file, and writes `prediction`
+/// `[B, C_out, H, W]` in f32 to another. Returns the prediction.
+///
+/// The conditioning of a DiT is `class_labels` `[B]` (any integer type; absent means the null class); of a UNet `encoder_hidden_states` `[B, S, D]`, and of SDXL's also `text_embeds`
+/// `[B, P]` and `time_ids` `[B, 6]`.
 ///
 /// # Errors
 /// When the file cannot be read, lacks an input, or holds one that the backbone refuses.
@@ -16,15 +19,18 @@ pub fn forward_file(backbone: &Backbone, inputs: &Path, output: &Path) -> Result
     let inputs = InputsFile::open(inputs, backbone.device())?;
     let latents = inputs.get("latents")?.to_dtype(DType::F32)?; // [B, C, H, W]
     let timesteps = inputs.get("timesteps")?; // [B]
-    let labels = match inputs.has("class_labels") {
-        true => inputs.get("class_labels")?,
-        false => Tensor::full(
-            backbone.info().num_classes as u32,
-            timesteps.shape(),
-            backbone.device(),
-        )?,
-    }; // [B]
-    let conditioning = Conditioning::classes(labels);
+    let mut conditioning = Conditioning::default();
+    for name in backbone.info().reads() {
+        let tensor = match inputs.has(name) || name != CLASS_LABELS {
+            true => inputs.get(name)?,
+            false => Tensor::full(
+                backbone.info().null_class(),
+                timesteps.shape(),
+                backbone.device(),
+            )?, // [B]
+        };
+        conditioning.tensors.insert(name.to_owned(), tensor);
+    }
     let input = Input {
         latents: &latents,
         timesteps: &timesteps,

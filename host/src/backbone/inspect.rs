@@ -6,7 +6,9 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, Reading};
-use super::{DitConfig, Error, LayerInfo, ModelInfo, dit};
+use super::source::Checked;
+use super::unet::{self, Unet};
+use super::{Assembly, Config, Error, LayerInfo, ModelInfo, dit};
 
 /// What `host model inspect` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,16 +33,30 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
         device: &Device::Cpu,
         dtype: DType::F32,
     };
-    let sharing = dit::fit(config, &source)?;
-    let parameters = dit::parameters(config, sharing);
-    let count = parameters
-        .iter()
-        .map(|(_, shape)| shape.iter().product::<usize>())
-        .sum();
-    Ok(Inspection {
-        info: dit::info(config, sharing, count),
-        layers: dit::layers(config, sharing),
-    })
+    match config {
+        Config::Dit(config) => {
+            let sharing = dit::fit(config, &source)?;
+            let parameters = dit::parameters(config, sharing);
+            let count = parameters
+                .iter()
+                .map(|(_, shape)| shape.iter().product::<usize>())
+                .sum();
+            Ok(Inspection {
+                info: dit::info(config, sharing, count),
+                layers: dit::layers(config, sharing),
+            })
+        }
+        Config::Unet(config) => {
+            let checked = Checked(&source);
+            let mut net = Assembly::new(&checked);
+            Unet::load(config.clone(), &mut net)?;
+            let outline = net.finish()?;
+            Ok(Inspection {
+                info: unet::info(config, outline.count()),
+                layers: outline.layers,
+            })
+        }
+    }
 }
 
 /// The layers that an adapter of this checkpoint can be for, from its configuration alone: the embedders of every block, shared or not.
@@ -48,12 +64,5 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
 /// # Errors
 /// As [`inspect`].
 pub fn layers_of(path: &Path) -> Result<Vec<LayerInfo>, Error> {
-    let checkpoint = Checkpoint::open(path)?;
-    checkpoint.config().check()?;
-    Ok(layers_by(checkpoint.config()))
-}
-
-/// The layers that an adapter can be for, by a configuration: the embedders of every block, shared or not.
-pub fn layers_by(config: &DitConfig) -> Vec<LayerInfo> {
-    dit::layers(config, dit::Sharing::PerBlock)
+    Checkpoint::open(path)?.config().layers()
 }

@@ -5,6 +5,7 @@
 
 mod assembly;
 mod checkpoint;
+mod config;
 pub mod dit;
 mod error;
 pub mod forward_file;
@@ -16,6 +17,8 @@ mod resnet;
 mod source;
 #[cfg(test)]
 pub(crate) mod tests;
+mod timesteps;
+pub mod unet;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -25,28 +28,34 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use assembly::{Assembly, Conv2d as AssemblyConv2d, GroupNorm};
 pub(crate) use checkpoint::{ModelFolder, write_folder};
+pub use config::Config;
 pub use dit::DitConfig;
 pub use error::Error;
 pub(crate) use initial::Initial;
-pub use inspect::{Inspection, inspect, layers_by, layers_of};
+pub use inspect::{Inspection, inspect, layers_of};
 pub use layers::{Conv, LayerInfo, LayerKind};
 pub(crate) use layers::{Embedding, LayerNorm, Linear, Parameter};
 pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Positions, Replay};
 pub(crate) use resnet::{Norms, Resnet};
 pub(crate) use source::Source;
+pub use unet::UnetConfig;
 
 use crate::adapter::merged::Merged;
 use crate::adapter::{AdapterWeights, Report};
 use checkpoint::{Checkpoint, Reading};
 use dit::Dit;
+use unet::Unet;
 
 /// A result inside the network; on its way to a user, a tensor error becomes an [`Error`].
 pub type Result<T, E = candle_core::Error> = std::result::Result<T, E>;
 
+/// The classes of samples among the conditioning.
+pub(crate) const CLASS_LABELS: &str = "class_labels";
+
 /// The facts about a backbone that other parts of a run need.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelInfo {
-    /// `"dit"`.
+    /// `"dit"` or `"unet"`.
     pub architecture: String,
     /// How many numbers the backbone holds; parameters shared between blocks count once.
     pub parameters: usize,
@@ -58,20 +67,44 @@ pub struct ModelInfo {
     pub sample_size: usize,
     /// Side of a patch, in latent pixels; both sides of the latents must be multiples of it.
     pub patch_size: usize,
-    /// How many classes it knows; the null class is this number.
-    pub num_classes: usize,
+    /// How many classes it knows; the null class is this number. None for a network that is conditioned on something else.
+    pub num_classes: Option<usize>,
+    /// Width of the text's tokens, for a network that attends to a text.
+    pub cross_attention: Option<usize>,
+    /// Width of the embedding of the whole text, for a network that is told that and the picture's size beside the timestep (SDXL).
+    pub text_embeds: Option<usize>,
     /// Whether the second half of the prediction's channels is the variance.
     pub learned_variance: bool,
     /// How many residuals a pass must bring, when it brings any.
     pub residual_sites: usize,
-    /// Width of the hidden states.
+    /// Width of the hidden states; of a UNet's first level.
     pub width: usize,
-    /// Number of transformer blocks.
+    /// Number of transformer blocks; of a UNet's levels.
     pub depth: usize,
-    /// Attention heads in each block.
+    /// Attention heads in each block; of a UNet's first level that has any.
     pub heads: usize,
     /// Whether all blocks share one timestep and class embedder.
     pub shared_embedders: bool,
+}
+
+impl ModelInfo {
+    /// The label of no class; 0, which nothing reads, for a network without classes.
+    pub fn null_class(&self) -> u32 {
+        self.num_classes.unwrap_or(0) as u32
+    }
+
+    /// The tensors of its conditioning, by the names of [`Conditioning`].
+    pub fn reads(&self) -> Vec<&'static str> {
+        [
+            (CLASS_LABELS, self.num_classes),
+            ("encoder_hidden_states", self.cross_attention),
+            ("text_embeds", self.text_embeds),
+            ("time_ids", self.text_embeds),
+        ]
+        .into_iter()
+        .filter_map(|(name, read)| read.map(|_| name))
+        .collect()
+    }
 }
 
 /// A frozen pretrained network.
@@ -87,10 +120,11 @@ pub struct Backbone {
 #[derive(Debug)]
 enum Model {
     Dit(Dit),
+    Unet(Box<Unet>),
 }
 
 impl Backbone {
-    /// Reads a backbone: a diffusers pipeline folder, its `transformer/` folder, or an original DiT file (`.pt` or `.safetensors`).
+    /// Reads a backbone: a diffusers pipeline folder, its `transformer/` or `unet/` folder, or an original DiT file (`.pt` or `.safetensors`).
     ///
     /// Files are memory-mapped and converted to `dtype` one tensor at a time.
     ///
@@ -163,8 +197,11 @@ impl Backbone {
             device: &Device::Cpu,
             dtype: DType::F32,
         };
-        let layers = dit::layers(&config, dit::Sharing::PerBlock);
-        let copies = dit::every_copy(&config);
+        let layers = config.layers()?;
+        let copies = match &config {
+            Config::Dit(config) => dit::every_copy(config),
+            Config::Unet(_) => BTreeMap::new(),
+        };
         let (merged, reports) = Merged::new(&exact, &layers, copies, adapters, device, dtype)?;
         Ok((Self::build(config, &merged)?, reports))
     }
@@ -173,39 +210,75 @@ impl Backbone {
     ///
     /// # Errors
     /// When a tensor is missing, unexpected, or of another shape than the configuration says.
-    pub fn from_parts(config: DitConfig, tensors: HashMap<String, Tensor>) -> Result<Self, Error> {
-        Self::build(config, &tensors)
+    pub fn from_parts(
+        config: impl Into<Config>,
+        tensors: HashMap<String, Tensor>,
+    ) -> Result<Self, Error> {
+        Self::build(config.into(), &tensors)
     }
 
-    /// A fresh DiT by the original initialisation, for pretraining: f32, shared embedders, adaLN and the last layer at zero (so the first prediction is zero).
+    /// A fresh network for pretraining, f32. A DiT by the original initialisation: shared embedders, adaLN and the last layer at zero (so the first prediction is zero). A UNet with
+    /// the last layer of every part that is added at zero, and of the network.
     ///
     /// # Errors
     /// When the configuration makes no sense.
-    pub fn init(config: DitConfig, seed: u64, device: &Device) -> Result<Self, Error> {
-        let tensors = dit::init(&config, seed, device)?;
-        Self::from_parts(config, tensors)
+    pub fn init(config: impl Into<Config>, seed: u64, device: &Device) -> Result<Self, Error> {
+        match config.into() {
+            Config::Dit(config) => {
+                let tensors = dit::init(&config, seed, device)?;
+                Self::from_parts(config, tensors)
+            }
+            config @ Config::Unet(_) => {
+                let zeros = &unet::starts_as_zeros;
+                let start = Initial {
+                    seed,
+                    device,
+                    zeros,
+                };
+                Self::build(config, &start)
+            }
+        }
     }
 
-    /// The same backbone with other positions at sizes that it was not trained at; at its own size nothing changes.
+    /// The same backbone with other positions at sizes that it was not trained at; at its own size nothing changes, nor does a UNet, which has no positions.
     pub fn with_positions(mut self, positions: Positions) -> Self {
         match &mut self.model {
             Model::Dit(dit) => dit.set_positions(positions),
+            Model::Unet(_) if positions == Positions::default() => {}
+            Model::Unet(_) => {
+                tracing::warn!("`positions` changes nothing: a UNet has no table of positions");
+            }
         }
         self
     }
 
-    fn build(config: DitConfig, source: &dyn Source) -> Result<Self, Error> {
-        let (dit, layers, parameters) = Dit::load(config, source)?;
-        let count = parameters
-            .iter()
-            .map(|(_, tensor)| tensor.elem_count())
-            .sum();
-        Ok(Self {
-            info: dit.info(count),
-            model: Model::Dit(dit),
-            layers,
-            parameters,
-        })
+    fn build(config: Config, source: &dyn Source) -> Result<Self, Error> {
+        match config {
+            Config::Dit(config) => {
+                let (dit, layers, parameters) = Dit::load(config, source)?;
+                let count = parameters
+                    .iter()
+                    .map(|(_, tensor)| tensor.elem_count())
+                    .sum();
+                Ok(Self {
+                    info: dit.info(count),
+                    model: Model::Dit(dit),
+                    layers,
+                    parameters,
+                })
+            }
+            Config::Unet(config) => {
+                let mut net = Assembly::new(source);
+                let unet = Unet::load(config, &mut net)?;
+                let built = net.finish()?;
+                Ok(Self {
+                    info: unet::info(unet.config(), built.count()),
+                    model: Model::Unet(Box::new(unet)),
+                    layers: built.layers,
+                    parameters: built.parameters,
+                })
+            }
+        }
     }
 
     /// The prediction, `[B, C_out, H, W]`, in the type of the latents.
@@ -215,6 +288,7 @@ impl Backbone {
     pub fn forward(&self, input: &Input<'_>, pass: &Pass<'_>) -> Result<Tensor> {
         match &self.model {
             Model::Dit(dit) => dit.forward(input, pass),
+            Model::Unet(unet) => unet.forward(input, pass),
         }
     }
 
@@ -236,9 +310,18 @@ impl Backbone {
     }
 
     /// The configuration, as in `config.json`.
-    pub fn config(&self) -> &DitConfig {
+    pub fn config(&self) -> Config {
         match &self.model {
-            Model::Dit(dit) => dit.config(),
+            Model::Dit(dit) => dit.config().clone().into(),
+            Model::Unet(unet) => unet.config().clone().into(),
+        }
+    }
+
+    /// The layers that an adapter can be for: those of [`Backbone::layers`], and of a DiT the embedders of every block, also where all share one.
+    pub fn adapter_layers(&self) -> Vec<LayerInfo> {
+        match &self.model {
+            Model::Dit(dit) => dit::layers(dit.config(), dit::Sharing::PerBlock),
+            Model::Unet(_) => self.layers.clone(),
         }
     }
 
@@ -312,13 +395,13 @@ impl Backbone {
         Ok(())
     }
 
-    /// Writes `dir/transformer/` as diffusers reads it (`config.json` and `diffusion_pytorch_model.safetensors`), with the overlay in place of what it stands for.
+    /// Writes `dir/transformer/` or `dir/unet/` as diffusers reads it (`config.json` and `diffusion_pytorch_model.safetensors`), with the overlay in place of what it stands for.
     ///
     /// # Errors
     /// When the overlay does not fit, or the files cannot be written; a file that exists is replaced only once its successor is complete.
     pub fn save(&self, dir: &Path, overlay: &Overlay, dtype: DType) -> Result<(), Error> {
         self.write(
-            &dir.join("transformer"),
+            &dir.join(self.config().folder()),
             overlay,
             dtype,
             Embedders::EveryBlock,

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use candle_core::Tensor;
 
 use super::Result;
+use crate::ops;
 
 /// Where patches lie in a picture of another size than the backbone was trained at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +24,9 @@ pub type Overlay = BTreeMap<String, Tensor>;
 
 /// What the network is told besides the latents and timesteps.
 ///
-/// A DiT reads `class_labels`, u32 `[B]`, each in `0..=num_classes`; `num_classes` is the null class.
+/// A DiT reads `class_labels`, u32 `[B]`, each in `0..=num_classes`; `num_classes` is the null class. A UNet reads `encoder_hidden_states`, `[B, S, D]`: what the
+/// text encoder makes of each of `S` tokens; and as SDXL's also `text_embeds`, `[B, P]`, of the whole text, and `time_ids`, `[B, 6]`: height and width of the
+/// picture before it was cropped, top and left of the crop, height and width to make, all in pixels.
 #[derive(Clone, Debug, Default)]
 pub struct Conditioning {
     /// Tensors by name.
@@ -98,7 +101,8 @@ pub struct Pass<'a> {
     pub overlay: Option<&'a Overlay>,
     /// The adapters.
     pub layers: Option<&'a dyn LayerHook>,
-    /// One tensor for each residual site, added to the hidden states there (DiT: after each block, `[B, T, D]`).
+    /// One tensor for each residual site, added to the hidden states there. A DiT: after each block, `[B, T, D]`. A UNet: to what each level of the way down
+    /// hands to the way up, `[B, C, H, W]` from the input inwards, and last to the output of the middle, as a ControlNet gives them.
     pub residuals: Option<&'a [Option<Tensor>]>,
     /// Given, blocks keep no activations for the backward pass but are computed again there: less memory, a third more work.
     pub replay: Option<&'a dyn Replay>,
@@ -108,6 +112,20 @@ impl Pass<'_> {
     /// The pretrained model, untouched.
     pub fn frozen() -> Self {
         Self::default()
+    }
+
+    /// Runs a piece of the network: now, and where activations are not kept once more in the backward pass.
+    pub(crate) fn piece(
+        &self,
+        forward: impl Fn(&Pass<'_>) -> Result<Tensor> + 'static,
+    ) -> Result<Tensor> {
+        match self.replay {
+            None => forward(self),
+            Some(replay) => {
+                let piece = replay.piece();
+                ops::autograd::checkpoint(move || piece.run(&forward))
+            }
+        }
     }
 
     /// The output of a layer after the adapters, if there are any.

@@ -205,7 +205,7 @@ impl DrawingArguments {
     fn classes(&self, resolved: &mut Resolved) -> Result<(Vec<String>, Vec<u32>), Failure> {
         let known = pretrained::inspect(resolved.config.backbone.path.as_deref())?
             .info
-            .num_classes as u32;
+            .null_class();
         let names = match (&self.run, &resolved.config.backbone.path) {
             (Some(folder), _) => classes_of(folder),
             (None, None) => pretrained::embedded_classes(),

@@ -27,7 +27,7 @@ pub(super) enum Command {
 /// Print a backbone's architecture, parameters and adaptable layers
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
-    /// A diffusers folder (pipeline root or its transformer/), or an original DiT .pt or .safetensors file
+    /// A diffusers folder (pipeline root, its transformer/ or its unet/), or an original DiT .pt or .safetensors file
     #[arg(value_name = "DIR")]
     backbone: PathBuf,
     #[command(flatten)]
@@ -39,12 +39,13 @@ pub(super) struct Inspect {
 
 /// Run the raw network on inputs from a file: the way to check a checkpoint against another framework
 ///
-/// Reads `latents` [B,C,H,W], `timesteps` [B] and `class_labels` [B] (without them, the null class) from a safetensors file and
-/// writes `prediction` [B,C_out,H,W] in f32 to another. Of the autoencoder, `vae-encode` reads `images` [B,3,H,W] in -1..1 and writes
+/// Reads `latents` [B,C,H,W], `timesteps` [B] and the conditioning from a safetensors file and writes `prediction` [B,C_out,H,W] in f32
+/// to another. The conditioning of a DiT is `class_labels` [B] (without them, the null class), of a UNet `encoder_hidden_states` [B,S,D],
+/// of SDXL's also `text_embeds` [B,P] and `time_ids` [B,6]. Of the autoencoder, `vae-encode` reads `images` [B,3,H,W] in -1..1 and writes
 /// the posterior's mean, `vae-decode` reads `latents` [B,C,h,w] and writes the pictures, both as `prediction` and without the scaling factor.
 #[derive(Debug, Args)]
 pub(super) struct Forward {
-    /// A diffusers folder (pipeline root or its transformer/), or an original DiT .pt or .safetensors file
+    /// A diffusers folder (pipeline root, its transformer/ or its unet/), or an original DiT .pt or .safetensors file
     #[arg(long, value_name = "DIR")]
     backbone: PathBuf,
     /// The part of the pipeline to run
@@ -151,52 +152,53 @@ pub(super) fn lines(adapters: &[Report]) -> String {
 
 fn describe(inspection: &Inspection) -> String {
     let info = &inspection.info;
-    let facts = [
+    let is_unet = info.architecture == "unet";
+    let input = format!(
+        "{} x {} x {}",
+        info.in_channels, info.sample_size, info.sample_size
+    );
+    let variance = match info.learned_variance {
+        true => " (learned variance)",
+        false => "",
+    };
+    let mut facts = vec![
         ("architecture", info.architecture.clone()),
         ("parameters", grouped(info.parameters)),
         (
-            "blocks",
+            if is_unet { "levels" } else { "blocks" },
             format!("{}, width {}, {} heads", info.depth, info.width, info.heads),
         ),
-        (
-            "input",
-            format!(
-                "{} x {} x {}",
-                info.in_channels, info.sample_size, info.sample_size
-            ),
-        ),
+        ("input", input),
         (
             "output channels",
-            format!(
-                "{}{}",
-                info.out_channels,
-                if info.learned_variance {
-                    " (learned variance)"
-                } else {
-                    ""
-                }
-            ),
+            format!("{}{variance}", info.out_channels),
         ),
         ("patch", info.patch_size.to_string()),
-        (
-            "classes",
-            format!(
-                "{} and the null class {}",
-                info.num_classes, info.num_classes
-            ),
-        ),
-        ("residual sites", info.residual_sites.to_string()),
-        (
-            "embedders",
-            if info.shared_embedders {
-                "shared by all blocks"
-            } else {
-                "one for each block"
-            }
-            .to_owned(),
-        ),
     ];
-    let facts = facts.map(|(name, value)| [name.to_owned(), value]);
+    if let Some(classes) = info.num_classes {
+        facts.push(("classes", format!("{classes} and the null class {classes}")));
+    }
+    if let Some(width) = info.cross_attention {
+        facts.push(("text", format!("tokens {width} wide")));
+    }
+    if let Some(width) = info.text_embeds {
+        facts.push((
+            "beside the timestep",
+            format!("the text's embedding, {width} wide, and the picture's size"),
+        ));
+    }
+    facts.push(("residual sites", info.residual_sites.to_string()));
+    if !is_unet {
+        let sharing = match info.shared_embedders {
+            true => "shared by all blocks",
+            false => "one for each block",
+        };
+        facts.push(("embedders", sharing.to_owned()));
+    }
+    let facts: Vec<_> = facts
+        .into_iter()
+        .map(|(name, value)| [name.to_owned(), value])
+        .collect();
     let mut rows = vec![["layer", "kind", "in", "out"].map(str::to_owned)];
     rows.extend(inspection.layers.iter().map(|layer| {
         let kind = match layer.kind {

@@ -1,6 +1,6 @@
 //! Two-dimensional convolution by matrix products over unrolled patches (im2col), a band of output rows at a time.
 
-use candle_core::{Result, Shape, Tensor};
+use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::fresh::zeros;
@@ -53,6 +53,12 @@ pub fn conv2d(x: &Tensor, w: &Tensor, b: Option<&Tensor>, config: Conv2d) -> Res
     let operands: Vec<&Tensor> = [Some(x), Some(w), b].into_iter().flatten().collect();
     if fast(&operands) {
         return apply(geometry, &operands);
+    }
+    if x.device().is_cpu() && matches!(x.dtype(), DType::F16 | DType::BF16) {
+        // Candle's own convolution has no halves there.
+        let wide = |tensor: &Tensor| tensor.to_dtype(DType::F32);
+        let b = b.map(wide).transpose()?;
+        return conv2d(&wide(x)?, &wide(w)?, b.as_ref(), config)?.to_dtype(x.dtype());
     }
     let y = compose(x, w, &geometry)?;
     match b {

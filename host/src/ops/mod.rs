@@ -10,6 +10,7 @@
 //! | [`linear()`] | `x wᵀ + b` | operands |
 //! | [`add_linear`] | `base + factor x wᵀ` | `x`, `w` |
 //! | [`add_scaled`], [`multiply`], [`affine`] | sums and products of one shape | operands |
+//! | [`add_channels()`] | a number a sample and channel, added to its positions | operands |
 //! | [`matmul()`] | batched product, batch dimensions broadcast | operands |
 //! | [`attention()`], [`attention_tokens`] | `softmax(q kᵀ scale) v` | operands, output, two numbers a query |
 //! | [`layer_norm()`] | normalised over the last dimension, times weight, plus bias | operands |
@@ -28,6 +29,7 @@
 //! alone, so results do not depend on the thread count or on the vector width found at run time. The one exception is the
 //! matrix product, whose kernels (and so last bits) depend on the CPU's vector width, but not on the thread count.
 
+pub mod add_channels;
 pub mod attention;
 pub mod autograd;
 pub mod binary;
@@ -55,6 +57,7 @@ mod simd;
 #[cfg(test)]
 mod testing;
 
+pub use add_channels::add_channels;
 pub use attention::{attention, attention_tokens};
 pub use binary::{add_scaled, affine, multiply};
 pub use conv2d::{Conv2d, conv2d};

@@ -87,7 +87,8 @@ pub fn draw_saved(
         config.backbone.dtype.into(),
     )?
     .placing(config.backbone.positions.into());
-    let null = model.backbone.info().num_classes as u32;
+    pretrained::check_conditioning(model.backbone.info())?;
+    let null = model.backbone.info().null_class();
     let mut drawing = Drawing::new(&config.sample, classes, null, "samples");
     let (Some(saved), Some(place)) = (saved, place) else {
         let session = session(

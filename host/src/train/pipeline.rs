@@ -217,7 +217,7 @@ fn parts(dir: &Path, session: &Session, source: Option<&Path>) -> Result<(), Err
     let root = source.and_then(pipeline_root);
     let mut index = match &root {
         Some(root) => read_json(&root.join("model_index.json"))?,
-        None => json!({ "_class_name": "DiTPipeline", "vae": [null, null] }),
+        None => without_index(session),
     };
     if root.is_none() && source.is_none() {
         let names = pretrained::embedded_classes();
@@ -227,11 +227,12 @@ fn parts(dir: &Path, session: &Session, source: Option<&Path>) -> Result<(), Err
             .collect();
         index["id2label"] = Value::Object(labels);
     }
-    index["transformer"] = json!(["diffusers", "DiTTransformer2DModel"]);
+    let network = session.backbone.config();
+    index[network.folder()] = json!(["diffusers", network.class_name()]);
     let config = session.process.config();
     if let Some(root) = &root {
         let parts = index.as_object().into_iter().flatten();
-        let folders = parts.filter(|(name, class)| class.is_array() && *name != "transformer");
+        let folders = parts.filter(|(name, class)| class.is_array() && *name != network.folder());
         for (name, _) in folders {
             let from = root.join(name);
             if from.is_dir() {
@@ -263,7 +264,40 @@ fn parts(dir: &Path, session: &Session, source: Option<&Path>) -> Result<(), Err
     )?)
 }
 
-/// The pipeline that a path is of: itself, or the folder above its `transformer/`.
+/// The index of a network that came without one. diffusers asks for every part of a pipeline, and takes two nulls for "there is none".
+fn without_index(session: &Session) -> Value {
+    let info = session.backbone.info();
+    let (class, parts): (&str, &[&str]) = match (info.cross_attention, info.text_embeds) {
+        (None, _) => ("DiTPipeline", &["vae"]),
+        (Some(_), None) => (
+            "StableDiffusionPipeline",
+            &[
+                "vae",
+                "text_encoder",
+                "tokenizer",
+                "safety_checker",
+                "feature_extractor",
+            ],
+        ),
+        (Some(_), Some(_)) => (
+            "StableDiffusionXLPipeline",
+            &[
+                "vae",
+                "text_encoder",
+                "text_encoder_2",
+                "tokenizer",
+                "tokenizer_2",
+            ],
+        ),
+    };
+    let mut index = json!({ "_class_name": class });
+    for part in parts {
+        index[*part] = json!([null, null]);
+    }
+    index
+}
+
+/// The pipeline that a path is of: itself, or the folder above its network's.
 fn pipeline_root(path: &Path) -> Option<PathBuf> {
     [Some(path), path.parent()]
         .into_iter()
@@ -276,7 +310,7 @@ fn pipeline_root(path: &Path) -> Option<PathBuf> {
 fn adapters(dir: &Path, session: &Session, format: Format) -> Result<Told, Error> {
     let declared = session.adapters.borrow();
     let backbone = &session.backbone;
-    let layers = crate::backbone::layers_by(backbone.config());
+    let layers = backbone.adapter_layers();
     let mut merged = Vec::new();
     let mut reasons = Vec::new();
     // A plugin may declare one adapter in several formats; any of them says all.

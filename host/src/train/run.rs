@@ -55,8 +55,11 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
 
     folder::check(folder, job.existing)?;
     let facts = pretrained::inspect(config.backbone.path.as_deref())?;
+    pretrained::check_conditioning(&facts.info)?;
     let dataset = open_data(config, facts.image_size())?;
-    data::check_classes(&*dataset, facts.info.num_classes)?;
+    if let Some(classes) = facts.info.num_classes {
+        data::check_classes(&*dataset, classes)?;
+    }
     data::check_readable(&*dataset)?;
     let multiple = facts.image_multiple();
     if !dataset.size().is_multiple_of(multiple) {
@@ -155,7 +158,7 @@ fn train(
     let mut records = Records::open(folder, trainer.done(), config.train.tensorboard)?;
 
     let classes: Vec<u32> = (0..dataset.classes().len() as u32).collect();
-    let null = session.backbone.info().num_classes as u32;
+    let null = session.backbone.info().null_class();
     let drawing = |label: &str| -> Result<Drawing, Error> {
         let mut drawing = Drawing::new(&config.sample, &classes, null, label);
         inputs::give(

@@ -199,7 +199,7 @@ fn draw(
         seeds: drawing.seeds.clone(),
         shape: (info.in_channels, info.sample_size, info.sample_size),
         conditioning: labels(drawing.classes.clone())?,
-        unconditional: labels(vec![info.num_classes as u32])?,
+        unconditional: labels(vec![info.null_class()])?,
         sampler: drawing.sampler.clone(),
         guidance: drawing.guidance,
         batch_size: drawing.batch_size,

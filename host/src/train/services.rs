@@ -175,7 +175,7 @@ impl Services for Session {
                 )));
             }
             Some(labels) => labels,
-            None => vec![self.backbone.info().num_classes as u32; request.count],
+            None => vec![self.backbone.info().null_class(); request.count],
         };
         let kind = sampler_kind(&request.sampler)?;
         let drawing = Drawing {
@@ -243,10 +243,10 @@ impl Services for Session {
             latent_channels: self.encoder.latent_channels(),
             sample_size: info.sample_size,
             image_size: self.image_size(),
-            num_classes: Some(info.num_classes as u32),
-            null_class: Some(info.num_classes as u32),
+            num_classes: info.num_classes.map(|count| count as u32),
+            null_class: info.num_classes.map(|count| count as u32),
             learned_variance: info.learned_variance,
-            text: false,
+            text: info.cross_attention.is_some(),
             residual_sites: info.residual_sites,
             fingerprint: self.fingerprint().map_err(Error::msg)?.to_owned(),
         })
@@ -368,7 +368,7 @@ impl Services for Session {
     fn read_adapter(&self, _: &Caller<'_>, path: PathBuf) -> Answer<AdapterRead> {
         let weights = AdapterWeights::read(&path).map_err(Error::msg)?;
         let Matched { updates, report } = weights
-            .matched(&backbone::layers_by(self.backbone.config()))
+            .matched(&self.backbone.adapter_layers())
             .map_err(Error::msg)?;
         Ok(AdapterRead {
             layers: shared(updates, &self.backbone)?,

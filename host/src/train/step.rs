@@ -263,11 +263,12 @@ impl Trainer {
         Ok(noise.broadcast_add(&offset)?)
     }
 
-    /// The batch's class labels, some dropped to the null class so that the model also learns the unconditional prediction.
+    /// What the network is told of the batch: tensors of the names it reads, and class labels, some dropped to the null class so that the model also learns
+    /// the unconditional prediction.
     fn conditioning(&self, batch: &Batch) -> Result<Conditioning, Error> {
         let images = images(batch)?;
         let count = images.dim(0)?;
-        let null = self.session.backbone.info().num_classes as u32;
+        let null = self.session.backbone.info().null_class();
         let mut labels = match batch.tensors.get("class_labels") {
             Some(labels) => labels.to_dtype(DType::U32)?.to_vec1::<u32>()?,
             None => vec![null; count],
@@ -286,7 +287,13 @@ impl Trainer {
                 }
             }
         }
-        Ok(Conditioning::classes(Tensor::new(labels, images.device())?))
+        let mut conditioning = Conditioning::classes(Tensor::new(labels, images.device())?);
+        for name in self.session.backbone.info().reads() {
+            if let Some(tensor) = batch.tensors.get(name).filter(|_| name != "class_labels") {
+                conditioning.tensors.insert(name.to_owned(), tensor.clone());
+            }
+        }
+        Ok(conditioning)
     }
 
     /// Squared error plus the variational bound of a learned variance, both under the loss mask: `[B]`.

@@ -57,15 +57,17 @@ impl Story {
                 architecture: info.architecture.clone(),
                 parameters: info.parameters as u64,
                 facts: [
-                    ("blocks", info.depth),
-                    ("width", info.width),
-                    ("heads", info.heads),
-                    ("patch size", info.patch_size),
-                    ("image size", info.sample_size * factor),
+                    ("blocks", Some(info.depth)),
+                    ("width", Some(info.width)),
+                    ("heads", Some(info.heads)),
+                    ("patch size", Some(info.patch_size)),
+                    ("image size", Some(info.sample_size * factor)),
                     ("classes", info.num_classes),
+                    ("text width", info.cross_attention),
                 ]
-                .map(|(name, value)| (name.to_owned(), value.to_string()))
-                .into(),
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?.to_string())))
+                .collect(),
             },
             data: Data {
                 source: config.data.source.clone(),

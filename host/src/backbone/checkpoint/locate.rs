@@ -10,6 +10,9 @@ use super::super::Error;
 /// The names that diffusers and transformers give a model's weights, before the variant and the ending.
 const STEMS: [&str; 3] = ["diffusion_pytorch_model", "model", "pytorch_model"];
 
+/// The folders of a pipeline that hold a network that denoises.
+const NETWORKS: [&str; 2] = ["transformer", "unet"];
+
 /// What a path turned out to be.
 pub(super) enum Found {
     /// A diffusers model folder; several files when sharded.
@@ -25,7 +28,7 @@ pub(super) enum Found {
 }
 
 /// # Errors
-/// When nothing is there, or a folder lacks its configuration or weights, or is a pipeline without a transformer.
+/// When nothing is there, or a folder lacks its configuration or weights, or is a pipeline without a network that is known.
 pub(super) fn locate(path: &Path) -> Result<Found, Error> {
     if path.is_file() {
         let config = path.with_file_name("config.json");
@@ -39,12 +42,10 @@ pub(super) fn locate(path: &Path) -> Result<Found, Error> {
             path: path.to_owned(),
         });
     }
-    let nested = path.join("transformer");
-    let dir = if nested.join("config.json").is_file() {
-        nested
-    } else {
-        path.to_owned()
-    };
+    let nested = NETWORKS.map(|name| path.join(name));
+    let dir = (nested.into_iter())
+        .find(|nested| nested.join("config.json").is_file())
+        .unwrap_or_else(|| path.to_owned());
     let config = dir.join("config.json");
     if !config.is_file() {
         return Err(no_config(path));
@@ -60,10 +61,8 @@ fn no_config(dir: &Path) -> Error {
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok());
     if let Some(pipeline) = pipeline
-        && let Some(class) = pipeline["unet"][1]
-            .as_str()
-            .or(pipeline["_class_name"].as_str())
-        && pipeline["transformer"].is_null()
+        && let Some(class) = pipeline["_class_name"].as_str()
+        && NETWORKS.iter().all(|name| pipeline[name].is_null())
     {
         return Error::UnsupportedClass {
             file: index.display().to_string(),
@@ -72,7 +71,7 @@ fn no_config(dir: &Path) -> Error {
     }
     Error::NoConfig {
         dir: dir.to_owned(),
-        looked_for: "transformer/config.json, config.json".to_owned(),
+        looked_for: "transformer/config.json, unet/config.json, config.json".to_owned(),
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{DitConfig, Error, Source};
+use super::{Config, Error, Source};
 use locate::{Found, locate};
 use names::Part;
 use pt::PickleFile;
@@ -27,7 +27,7 @@ pub(crate) struct Checkpoint<'a> {
     container: Container<'a>,
     /// What is stored, by diffusers' keys.
     catalog: BTreeMap<String, Part>,
-    config: DitConfig,
+    config: Config,
 }
 
 /// The kinds of file tensors come in.
@@ -67,7 +67,7 @@ impl Container<'_> {
 }
 
 impl<'a> Checkpoint<'a> {
-    /// Opens a diffusers folder (pipeline root or `transformer/`) or a weights file, reading headers only.
+    /// Opens a diffusers folder (pipeline root, `transformer/` or `unet/`) or a weights file, reading headers only.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let found = locate(path)?;
         let (config, files) = match &found {
@@ -78,13 +78,13 @@ impl<'a> Checkpoint<'a> {
         let shapes = container.shapes();
         let original = names::is_original(&shapes);
         let config = match (original, config) {
-            (true, _) => names::infer_config(&shapes)?,
+            (true, _) => names::infer_config(&shapes)?.into(),
             (false, Some(file)) => {
                 let text = std::fs::read_to_string(file).map_err(|source| Error::Io {
                     path: file.clone(),
                     source,
                 })?;
-                DitConfig::from_json(&text, &file.display().to_string())?
+                Config::from_json(&text, &file.display().to_string())?
             }
             (false, None) => {
                 return Err(Error::Weights {
@@ -98,7 +98,7 @@ impl<'a> Checkpoint<'a> {
 
     /// A diffusers checkpoint held in memory.
     pub(crate) fn from_bytes(config_json: &str, safetensors: &'a [u8]) -> Result<Self, Error> {
-        let config = DitConfig::from_json(config_json, "the configuration in memory")?;
+        let config = Config::from_json(config_json, "the configuration in memory")?;
         let container = Container::Safetensors(SafetensorsFiles::borrow(
             safetensors,
             "the weights in memory",
@@ -111,7 +111,7 @@ impl<'a> Checkpoint<'a> {
         container: Container<'a>,
         shapes: BTreeMap<String, Vec<usize>>,
         original: bool,
-        config: DitConfig,
+        config: Config,
     ) -> Self {
         let catalog = match original {
             true => names::from_original(shapes),
@@ -124,7 +124,7 @@ impl<'a> Checkpoint<'a> {
         }
     }
 
-    pub(crate) fn config(&self) -> &DitConfig {
+    pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::Error;
+use super::super::config::DIFFUSERS_VERSION;
 
 /// The activation of the feed-forward layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,10 +78,7 @@ impl Default for DitConfig {
 const ADA_NORM_ZERO: &str = "ada_norm_zero";
 
 /// The class diffusers builds from a DiT's `config.json`.
-const CLASS_NAME: &str = "DiTTransformer2DModel";
-
-/// The diffusers release whose format is written.
-const DIFFUSERS_VERSION: &str = "0.42.1";
+pub(crate) const CLASS_NAME: &str = "DiTTransformer2DModel";
 
 impl DitConfig {
     /// Reads the text of a `config.json`; `file` names it in errors.

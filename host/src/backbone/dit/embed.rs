@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor, bail};
 
 use super::super::layers::{Builder, Embedding, Linear};
+use super::super::timesteps::Sinusoids;
 use super::super::{Error, Pass, Positions, Result};
 use super::layout::embedder_path;
 use crate::ops;
@@ -10,7 +11,7 @@ use crate::ops;
 /// Sinusoidal features of a timestep.
 pub(crate) const TIMESTEP_FEATURES: usize = 256;
 
-/// Slowest period of the sinusoids, for timesteps and positions alike.
+/// Slowest period of the sinusoids of positions.
 const MAX_PERIOD: f64 = 10_000.0;
 
 /// `cos` then `sin` of each timestep at 128 frequencies, f32 `[B, 256]`, by the diffusers' formula.
@@ -18,17 +19,12 @@ const MAX_PERIOD: f64 = 10_000.0;
 /// diffusers spaces the frequencies as `10000^(-i/127)`; the original DiT code as `10000^(-i/128)`. Like diffusers' own conversion of the released weights, this follows diffusers
 /// for every checkpoint, so that a model means the same before and after it is exported.
 pub(crate) fn timestep_features(timesteps: &Tensor) -> Result<Tensor> {
-    let half = TIMESTEP_FEATURES / 2;
-    // In f32, in the order diffusers computes it: rounding a frequency differently shows at timestep 999.
-    let frequencies: Vec<f32> = (0..half)
-        .map(|i| (-(MAX_PERIOD.ln() as f32) * i as f32 / (half - 1) as f32).exp())
-        .collect();
-    let frequencies = Tensor::from_vec(frequencies, (1, half), timesteps.device())?; // [1, 128]
-    let angles = timesteps
-        .to_dtype(DType::F32)?
-        .unsqueeze(1)?
-        .broadcast_mul(&frequencies)?; // [B, 128]
-    Tensor::cat(&[angles.cos()?, angles.sin()?], 1) // [B, 256]
+    let sinusoids = Sinusoids {
+        width: TIMESTEP_FEATURES,
+        shift: 1.0,
+        cosines_first: true,
+    };
+    sinusoids.of(timesteps) // [B, 256]
 }
 
 /// The fixed position embedding of a grid of patches, f32 `[1, rows * columns, width]`: the first half of the features encodes the column, the second the row.

@@ -9,8 +9,8 @@ mod layout;
 
 use candle_core::{Tensor, bail};
 
-pub(crate) use config::invalid;
 pub use config::{Activation, DitConfig};
+pub(crate) use config::{CLASS_NAME, invalid};
 pub(crate) use fit::{POSITION_TABLE, fit};
 pub(crate) use init::init;
 pub(crate) use layout::{Sharing, copies_of_shared, every_copy, layers, parameters};
@@ -243,7 +243,9 @@ pub(crate) fn info(config: &DitConfig, sharing: Sharing, parameters: usize) -> M
         out_channels: config.out_channels(),
         sample_size: config.sample_size,
         patch_size: config.patch_size,
-        num_classes: config.num_embeds_ada_norm,
+        num_classes: Some(config.num_embeds_ada_norm),
+        cross_attention: None,
+        text_embeds: None,
         learned_variance: config.learned_variance(),
         residual_sites: config.num_layers,
         width: config.width(),

@@ -171,11 +171,11 @@ fn another_class_of_model_is_named() {
         &["Transformer2DModel with norm_type ada_norm_single"],
     );
     let pipeline = tempfile::tempdir().unwrap();
-    let index = r#"{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}"#;
+    let index = r#"{"_class_name": "StableCascadePriorPipeline", "prior": ["diffusers", "StableCascadeUNet"]}"#;
     std::fs::write(pipeline.path().join("model_index.json"), index).unwrap();
     check_message(
         &refusal(pipeline.path()),
-        &["model_index.json", "UNet2DConditionModel"],
+        &["model_index.json", "StableCascadePriorPipeline"],
     );
 }
 

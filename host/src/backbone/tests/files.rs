@@ -112,7 +112,7 @@ fn the_compact_form_stores_shared_embedders_once_and_reads_from_memory() {
 #[test]
 fn the_original_layout_is_one_model_as_pt_as_safetensors_and_saved_for_diffusers() {
     let backbone = open("original/DiT.pt");
-    assert_eq!(backbone.info().num_classes, 7);
+    assert_eq!(backbone.info().num_classes, Some(7));
     assert!(backbone.info().learned_variance);
     let case = Case::read("original/case.safetensors");
     let tensors =

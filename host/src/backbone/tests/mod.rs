@@ -4,8 +4,11 @@
 
 mod bad_input;
 mod files;
+pub(crate) mod formula;
 mod parity;
 mod passes;
+mod unet;
+mod unet_files;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -33,9 +36,10 @@ impl Case {
     /// Inputs that fit the backbone, without a golden answer.
     fn random(backbone: &Backbone, batch: usize) -> Self {
         let (size, channels) = (backbone.info().sample_size, backbone.info().in_channels);
+        let info = backbone.info();
         let mut stream = crate::random::Stream::new(1, "case");
         let device = &Device::Cpu;
-        Self(HashMap::from([
+        let mut case = Self(HashMap::from([
             (
                 "latents".to_owned(),
                 stream
@@ -49,10 +53,27 @@ impl Case {
             (
                 "class_labels".to_owned(),
                 stream
-                    .integers(backbone.info().num_classes, batch, device)
+                    .integers(info.num_classes.unwrap_or(1), batch, device)
                     .unwrap(),
             ),
-        ]))
+        ]));
+        for (name, shape) in [
+            (
+                "encoder_hidden_states",
+                info.cross_attention.map(|width| vec![batch, 5, width]),
+            ),
+            (
+                "text_embeds",
+                info.text_embeds.map(|width| vec![batch, width]),
+            ),
+            ("time_ids", info.text_embeds.map(|_| vec![batch, 6])),
+        ] {
+            if let Some(shape) = shape {
+                let tensor = stream.normal(shape, device).unwrap();
+                case.0.insert(name.to_owned(), tensor);
+            }
+        }
+        case
     }
 
     fn tensor(&self, name: &str) -> &Tensor {
@@ -65,7 +86,12 @@ impl Case {
         latents: &Tensor,
         pass: &Pass<'_>,
     ) -> candle_core::Result<Tensor> {
-        let conditioning = Conditioning::classes(self.tensor("class_labels").clone());
+        let reads = backbone.info().reads().into_iter();
+        let conditioning = Conditioning {
+            tensors: reads
+                .map(|name| (name.to_owned(), self.tensor(name).clone()))
+                .collect(),
+        };
         let input = Input {
             latents,
             timesteps: self.tensor("timesteps"),

@@ -5,6 +5,8 @@ use std::cell::RefCell;
 use candle_core::{Device, Tensor};
 
 use super::super::{LayerHook, LayerKind, Positions};
+use super::formula::unet;
+use super::unet::{config, tiny_unets};
 use super::*;
 
 /// Adds zero to every output, keeping count of what it sees.
@@ -32,9 +34,16 @@ impl LayerHook for ZeroAdapter<'_> {
     }
 }
 
+/// Every kind of network there is.
+fn networks() -> Vec<Backbone> {
+    let mut networks = vec![open("small"), open("sharded"), lively(tiny())];
+    networks.extend(tiny_unets());
+    networks
+}
+
 #[test]
 fn a_zero_adapter_leaves_every_bit_and_sees_each_layer_once() {
-    for backbone in [open("small"), open("sharded"), lively(tiny())] {
+    for backbone in networks() {
         let case = Case::random(&backbone, 2);
         let hook = ZeroAdapter {
             backbone: &backbone,
@@ -91,8 +100,12 @@ impl LayerHook for Double {
 
 #[test]
 fn doubling_a_layers_output_equals_doubling_its_parameters() {
-    let backbone = lively(tiny());
-    let case = Case::random(&backbone, 2);
+    doubled(&lively(tiny()));
+    doubled(&unet(config("sd1")));
+}
+
+fn doubled(backbone: &Backbone) {
+    let case = Case::random(backbone, 2);
     for (index, layer) in backbone.layers().iter().enumerate() {
         let doubled: Overlay = backbone
             .parameters()
@@ -110,11 +123,11 @@ fn doubling_a_layers_output_equals_doubling_its_parameters() {
             ..Pass::frozen()
         };
         let (hooked, expected) = (
-            case.run(&backbone, &by_hook),
-            case.run(&backbone, &by_overlay),
+            case.run(backbone, &by_hook),
+            case.run(backbone, &by_overlay),
         );
         check_close(&layer.path, &hooked, &expected, 1e-5);
-        let moved = relative(&hooked, &case.run(&backbone, &Pass::frozen()));
+        let moved = relative(&hooked, &case.run(backbone, &Pass::frozen()));
         assert!(
             moved > 1e-6,
             "{} does not change the prediction",

@@ -81,7 +81,7 @@ impl Middle {
         let norms = norms(config);
         let resnet = |net: &mut Assembly<'_>, index: usize| {
             let path = format!("{path}.resnets.{index}");
-            Resnet::load(net, &path, (width, width), norms)
+            Resnet::load(net, &path, (width, width), norms, None)
         };
         Ok(Self {
             first: resnet(net, 0)?,
@@ -97,11 +97,11 @@ impl Middle {
     }
 
     fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
-        let mut x = self.first.forward(x, pass)?;
+        let mut x = self.first.forward(x, None, pass)?;
         if let Some(attention) = &self.attention {
             x = attention.forward(&x, pass)?;
         }
-        self.second.forward(&x, pass)
+        self.second.forward(&x, None, pass)
     }
 }
 
@@ -127,7 +127,13 @@ impl Encoder {
             let mut resnets = Vec::new();
             for layer in 0..config.layers_per_block {
                 let path = format!("{path}.resnets.{layer}");
-                resnets.push(Resnet::load(net, &path, (inputs, outputs), norms(config))?);
+                resnets.push(Resnet::load(
+                    net,
+                    &path,
+                    (inputs, outputs),
+                    norms(config),
+                    None,
+                )?);
                 inputs = outputs;
             }
             let last = index + 1 == widths.len();
@@ -165,7 +171,7 @@ impl Encoder {
         let mut x = self.conv_in.forward(images, pass)?;
         for level in &self.levels {
             for resnet in &level.resnets {
-                x = resnet.forward(&x, pass)?;
+                x = resnet.forward(&x, None, pass)?;
             }
             if let Some(halve) = &level.resize {
                 // Zeros on the right and below only, as the network was trained.
@@ -211,7 +217,13 @@ impl Decoder {
             let mut resnets = Vec::new();
             for layer in 0..=config.layers_per_block {
                 let path = format!("{path}.resnets.{layer}");
-                resnets.push(Resnet::load(net, &path, (inputs, outputs), norms(config))?);
+                resnets.push(Resnet::load(
+                    net,
+                    &path,
+                    (inputs, outputs),
+                    norms(config),
+                    None,
+                )?);
                 inputs = outputs;
             }
             let path = format!("{path}.upsamplers.0.conv");
@@ -243,7 +255,7 @@ impl Decoder {
         let mut x = (self.middle).forward(&self.conv_in.forward(&latents, pass)?, pass)?;
         for level in &self.levels {
             for resnet in &level.resnets {
-                x = resnet.forward(&x, pass)?;
+                x = resnet.forward(&x, None, pass)?;
             }
             if let Some(conv) = &level.resize {
                 let (_, _, height, width) = x.dims4()?;

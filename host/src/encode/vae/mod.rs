@@ -68,7 +68,7 @@ impl Vae {
         let mut net = Assembly::new(source);
         let encoder = Encoder::load(&mut net, &config)?;
         let decoder = Decoder::load(&mut net, &config)?;
-        let (_, parameters) = net.finish()?;
+        let parameters = net.finish()?.parameters;
         Ok(Self {
             config,
             encoder,

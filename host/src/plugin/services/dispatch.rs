@@ -254,7 +254,10 @@ fn adapter_file(asked: api::AdapterIn) -> Answer<AdapterFile> {
 /// What is wrong with a path inside of `adapter/`, if anything.
 fn misplaced(path: &str) -> Option<&'static str> {
     let mut parts = path.split('/');
-    if matches!(path.split_once('/'), Some(("transformer" | "scheduler", _))) {
+    if matches!(
+        path.split_once('/'),
+        Some(("transformer" | "unet" | "scheduler", _))
+    ) {
         return Some("lies in a folder that the host writes");
     }
     // One rule for every system: what is a separator or a drive on another may not be in a name here.

@@ -80,7 +80,7 @@ impl ClipText {
             true => Some(net.linear("text_projection", width, config.projection_dim, false)?),
             false => None,
         };
-        let (_, parameters) = net.finish()?;
+        let parameters = net.finish()?.parameters;
         Ok(Self {
             config,
             tokens,

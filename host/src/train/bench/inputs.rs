@@ -1,6 +1,6 @@
 //! The inputs of a benchmark's steps: drawn from the seed, or read from a file that another framework was given, too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -10,10 +10,15 @@ use crate::data::Batch;
 use crate::random::Stream;
 use crate::train::{Error, Start};
 
+/// Tokens of a text, as CLIP's tokenizer makes them.
+const TOKENS: usize = 77;
+/// Pixels a side to a latent pixel, in every autoencoder of Stable Diffusion.
+const VAE_FACTOR: usize = 8;
+
 /// Which inputs to take.
 #[derive(Clone, Debug)]
 pub enum Inputs {
-    /// Normal latents and noise, uniform timesteps and classes.
+    /// Normal latents, noise and texts, uniform timesteps and classes.
     Drawn {
         /// Samples a pass.
         batch_size: usize,
@@ -22,8 +27,9 @@ pub enum Inputs {
         /// Where the draws begin.
         seed: u64,
     },
-    /// A safetensors file with `step0.latents` `[B, C, H, W]`, `step0.noise` of the same shape, `step0.timesteps` `[B]` and
-    /// `step0.class_labels` `[B]` (without them, the null class), `step1.latents`, and so on.
+    /// A safetensors file with `step0.latents` `[B, C, H, W]`, `step0.noise` of the same shape, `step0.timesteps` `[B]` and the conditioning:
+    /// `step0.class_labels` `[B]` (without them, the null class), or for a UNet `step0.encoder_hidden_states` `[B, S, D]`, and for SDXL's
+    /// `step0.text_embeds` `[B, P]` and `step0.time_ids` `[B, 6]`; then `step1.latents`, and so on.
     File(PathBuf),
 }
 
@@ -78,17 +84,39 @@ fn drawn(frame: Frame<'_>, count: usize, side: usize, stream: &mut Stream) -> Re
     let latents = stream.normal(shape, device)?; // [B, C, H, W]
     let noise = stream.normal(shape, device)?; // [B, C, H, W]
     let timesteps = stream.integers(frame.num_train_timesteps, count, device)?; // [B]
-    let labels = stream.integers(frame.backbone.num_classes.max(1), count, device)?; // [B]
-    Ok(start(latents, noise, timesteps, labels))
+    let info = frame.backbone;
+    let mut conditioning = BTreeMap::new();
+    for name in info.reads() {
+        let tensor = match name {
+            "class_labels" => stream.integers(info.num_classes.unwrap_or(1), count, device)?, // [B]
+            "encoder_hidden_states" => {
+                let width = info.cross_attention.unwrap_or(1);
+                stream.normal((count, TOKENS, width), device)? // [B, S, D]
+            }
+            "text_embeds" => stream.normal((count, info.text_embeds.unwrap_or(1)), device)?, // [B, P]
+            _ => {
+                // An uncropped picture of the size that is made.
+                let pixels = (side * VAE_FACTOR) as f32;
+                let sizes = Tensor::new(&[pixels, pixels, 0.0, 0.0, pixels, pixels], device)?;
+                sizes.unsqueeze(0)?.repeat((count, 1))? // [B, 6]
+            }
+        };
+        conditioning.insert(name.to_owned(), tensor);
+    }
+    Ok(start(latents, noise, timesteps, conditioning))
 }
 
-fn start(latents: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor) -> Start {
-    let tensors = [("images", latents), ("class_labels", labels)];
+fn start(
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    conditioning: BTreeMap<String, Tensor>,
+) -> Start {
+    let mut tensors = conditioning;
+    tensors.insert("images".to_owned(), latents);
     Start {
         batch: Batch {
-            tensors: tensors
-                .map(|(name, tensor)| (name.to_owned(), tensor))
-                .into(),
+            tensors,
             ..Batch::default()
         },
         timesteps: Some(timesteps),
@@ -168,12 +196,23 @@ fn one(tensors: &HashMap<String, Tensor>, step: usize, frame: Frame<'_>) -> Resu
         wide.to_dtype(DType::U32).map_err(|error| error.to_string())
     };
     let timesteps = numbers("timesteps", frame.num_train_timesteps)?; // [B]
-    let null = frame.backbone.num_classes;
-    let labels = match tensors.contains_key(&format!("step{step}.class_labels")) {
-        true => numbers("class_labels", null + 1)?,
-        false => {
-            Tensor::full(null as u32, count, &Device::Cpu).map_err(|error| error.to_string())?
+    let info = frame.backbone;
+    let mut conditioning = BTreeMap::new();
+    for name in info.reads() {
+        let there = tensors.contains_key(&format!("step{step}.{name}"));
+        let tensor = match (name, there) {
+            ("class_labels", true) => numbers(name, info.num_classes.unwrap_or(0) + 1)?,
+            ("class_labels", false) => Tensor::full(info.null_class(), count, &Device::Cpu)
+                .map_err(|error| error.to_string())?,
+            _ => get(name, DType::F32)?,
+        };
+        if tensor.dims().first() != Some(&count) {
+            return Err(format!(
+                "`step{step}.{name}` is {:?} for {count} samples",
+                tensor.dims()
+            ));
         }
-    }; // [B]
-    Ok(start(latents, noise, timesteps, labels))
+        conditioning.insert(name.to_owned(), tensor);
+    }
+    Ok(start(latents, noise, timesteps, conditioning))
 }

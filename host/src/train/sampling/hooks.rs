@@ -78,7 +78,7 @@ impl Hooks<'_> {
         let mut begun = session.stack()?.sample_begin(&scene, begin, total)?;
         // Without labels the images are of no class, as in training.
         if !begun.batch.tensors.contains_key("class_labels") {
-            let null = session.backbone.info().num_classes as u32;
+            let null = session.backbone.info().null_class();
             let labels = Tensor::full(null, images.len(), begun.latents.device())?;
             begun
                 .batch
