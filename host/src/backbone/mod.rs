@@ -59,7 +59,7 @@ pub struct ModelInfo {
     pub architecture: String,
     /// How many numbers the backbone holds; parameters shared between blocks count once.
     pub parameters: usize,
-    /// Channels of the latents.
+    /// Channels that the network takes: those of the latents, or more where others are joined to them.
     pub in_channels: usize,
     /// Channels of the prediction; twice the latents' with learned variance.
     pub out_channels: usize,
@@ -91,6 +91,14 @@ impl ModelInfo {
     /// The label of no class; 0, which nothing reads, for a network without classes.
     pub fn null_class(&self) -> u32 {
         self.num_classes.unwrap_or(0) as u32
+    }
+
+    /// The same network for latents of this many channels, which tell whether half of the output's is the variance.
+    pub fn of_latents(self, channels: usize) -> Self {
+        Self {
+            learned_variance: self.out_channels == 2 * channels,
+            ..self
+        }
     }
 
     /// The tensors of its conditioning, by the names of [`Conditioning`].
@@ -250,6 +258,14 @@ impl Backbone {
             }
         }
         self
+    }
+
+    /// The same backbone for latents of this many channels; of more than these a network takes where others are joined to them.
+    pub fn of_latents(self, channels: usize) -> Self {
+        Self {
+            info: self.info.of_latents(channels),
+            ..self
+        }
     }
 
     fn build(config: Config, source: &dyn Source) -> Result<Self, Error> {

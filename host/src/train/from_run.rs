@@ -12,6 +12,7 @@ use crate::cancel::Cancel;
 use crate::config::{Resolved, RunFile};
 use crate::data::{self, Batch, Dataset};
 use crate::plugin::resolve as plugins;
+use crate::plugin::slots::Slot;
 use crate::plugin::stack::{OutputPicture, Stack};
 use crate::pretrained::{self, Pretrained};
 use crate::random::Streams;
@@ -88,6 +89,10 @@ pub fn draw_saved(
     )?
     .placing(config.backbone.positions.into());
     pretrained::check_conditioning(model.backbone.info())?;
+    let joined = saved
+        .is_some_and(|saved| !saved.plan.composition.at(Slot::DenoiserInput).is_empty());
+    let latents = model.encoder.latent_channels();
+    pretrained::check_input(model.backbone.info(), latents, joined)?;
     let null = model.backbone.info().null_class();
     let mut drawing = Drawing::new(&config.sample, classes, null, "samples");
     let (Some(saved), Some(place)) = (saved, place) else {

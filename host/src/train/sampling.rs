@@ -197,7 +197,11 @@ fn draw(
     };
     let request = Request {
         seeds: drawing.seeds.clone(),
-        shape: (info.in_channels, info.sample_size, info.sample_size),
+        shape: (
+            session.encoder.latent_channels(),
+            info.sample_size,
+            info.sample_size,
+        ),
         conditioning: labels(drawing.classes.clone())?,
         unconditional: labels(vec![info.null_class()])?,
         sampler: drawing.sampler.clone(),

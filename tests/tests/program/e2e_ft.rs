@@ -85,6 +85,22 @@ fn depth_is_learnt_and_written_in_16_bits_and_the_result_is_as_wide_as_it_says()
         in_channels(&lab, "exported/transformer"),
         (json!(6), json!(6))
     );
+    // What is wide already goes on as it is, and without the plugin it is told why it cannot.
+    let goes_on = "run --backbone exported --data measured --batch-size 2 --threads 1 --steps 1";
+    lab.host(&format!("{goes_on} --plugin e2e_ft --out again"))
+        .done();
+    assert_trained(&lab, "again");
+    assert_eq!(
+        in_channels(&lab, "again/adapter/transformer"),
+        (json!(6), json!(6))
+    );
+    for wide in [
+        format!("{goes_on} --out other"),
+        "sample --backbone exported".to_owned(),
+    ] {
+        lab.host(&wide)
+            .refused(2, &["takes 6 channels", "latents have 3", "`denoiser_input`"]);
+    }
 }
 
 #[test]
