@@ -38,15 +38,17 @@ def host(options, *arguments):
 def train(options, objective, seed):
     """The run folder of an estimator, trained as far as it has to be."""
     run = options.out / f"{options.task}-{objective}-{options.steps}-seed{seed}"
-    report = run / "report.json"
-    if report.is_file() and json.loads(report.read_text())["status"] == "finished":
+    if (run / "checkpoints" / f"step-{options.steps}").is_dir():
+        return run
+    if (run / "run.toml").is_file():
+        host(options, "run", "--resume", "--out", run)
         return run
     rate = options.lr or {"e2e": 3e-4, "diffusion": 1e-3}[objective]
     arguments = ["run", "--plugin", "e2e_ft", "--data", "scenes:studio", "--out", run, "--steps", options.steps]
     arguments += ["--batch-size", 16, "--lr", rate, "--set", f"train.seed={seed}", "--set", "train.schedule=cosine"]
     arguments += ["--set", f"e2e_ft.task={options.task}", "--set", f"e2e_ft.objective={objective}"]
     arguments += ["--set", "sample.sampler=ddim", "--set", "sample.steps=10", "--set", "sample.count=8"]
-    host(options, *arguments, *(["--resume"] if run.exists() else []))
+    host(options, *arguments)
     return run
 
 
