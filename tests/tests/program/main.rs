@@ -9,7 +9,6 @@ mod bad_settings;
 mod bench;
 mod composition;
 mod e2e_ft;
-mod e2e_goldens;
 mod evaluation;
 mod failures;
 mod interchange;
