@@ -27,7 +27,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use assembly::{Assembly, Conv2d as AssemblyConv2d, GroupNorm};
-pub(crate) use checkpoint::{ModelFolder, write_folder};
+pub(crate) use checkpoint::{DIFFUSION_WEIGHTS, ModelFolder, write_folder};
 pub use config::Config;
 pub use dit::DitConfig;
 pub use error::Error;
@@ -127,7 +127,7 @@ pub struct Backbone {
 /// The architectures there are.
 #[derive(Debug)]
 enum Model {
-    Dit(Dit),
+    Dit(Box<Dit>),
     Unet(Box<Unet>),
 }
 
@@ -278,7 +278,7 @@ impl Backbone {
                     .sum();
                 Ok(Self {
                     info: dit.info(count),
-                    model: Model::Dit(dit),
+                    model: Model::Dit(Box::new(dit)),
                     layers,
                     parameters,
                 })
@@ -452,7 +452,7 @@ impl Backbone {
             }
         }
         let config = self.config_with(self.input_channels(overlay))?;
-        checkpoint::write_folder(dir, &config, &tensors, dtype)
+        write_folder(dir, DIFFUSION_WEIGHTS, &config, &tensors, dtype)
     }
 
     /// The text of `config.json` for a network of this many input channels.

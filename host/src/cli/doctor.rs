@@ -8,6 +8,7 @@ use serde_json::json;
 use super::failure::Failure;
 use super::plugin::entries;
 use super::text::{Listing, grouped, indented, table};
+use crate::ops;
 use crate::plugin::discover::Search;
 use crate::plugin::listing;
 use crate::plugin::manifest::HOST_ABI;
@@ -58,6 +59,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Listing, Failure> {
             ("platform", environment.platform.clone()),
             ("processor", environment.cpu.clone()),
             ("vector instructions", features),
+            (
+                "tile unit",
+                ops::tile_unit()
+                    .map_or_else(|| "AMX, for matrix products".to_owned(), str::to_owned),
+            ),
             (
                 "threads",
                 format!(

@@ -17,7 +17,7 @@ use crate::eval::{ClassifierRecipe, store_classifier, train_classifier};
 use crate::report::Progress;
 use crate::train::Ending;
 use crate::train::folder::{self, Existing};
-use crate::train::pretrain::{AutoencoderRecipe, BackboneRecipe, Recipe, Sections};
+use crate::train::pretrain::{AutoencoderRecipe, BackboneRecipe, Recipe, Sections, TextRecipe};
 
 /// The recipe as resolved, inside the folder that it makes.
 const RECIPE_FILE: &str = "recipe.toml";
@@ -26,8 +26,8 @@ const RECIPE_FILE: &str = "recipe.toml";
 ///
 /// A recipe has the sections of a run file that apply ([run], [data], [train], [sample]), and [model] and [scheduler] with the
 /// keys of diffusers' config.json and scheduler_config.json. The result is OUT/backbone/, which --backbone takes. A recipe with a
-/// section [autoencoder], the config.json of an AutoencoderKL, makes OUT/vae/ instead; one with a section [classifier] the scene
-/// classifier of `host eval`.
+/// section [autoencoder], the config.json of an AutoencoderKL, makes OUT/vae/ instead; one with a section [text_encoder], that of a
+/// CLIPTextModel, OUT/text_encoder/ and OUT/tokenizer/; one with a section [classifier] the scene classifier of `host eval`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The recipe; on --resume the folder's own unless given
@@ -59,6 +59,8 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
         classifier(arguments, progress)
     } else if asks_for("autoencoder") {
         make::<AutoencoderRecipe>(arguments, progress)
+    } else if asks_for("text_encoder") {
+        make::<TextRecipe>(arguments, progress)
     } else {
         make::<BackboneRecipe>(arguments, progress)
     }

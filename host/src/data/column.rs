@@ -2,14 +2,14 @@
 
 use image::{ColorType, DynamicImage, GrayImage, ImageBuffer, Luma, RgbImage, imageops};
 
-use super::{Error, crop, transform};
+use super::{Error, Size, crop, transform};
 
 /// A picture beside an item's image, of the image's size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
     /// What it holds.
     pub kind: ColumnKind,
-    /// `[channels, size, size]`, row by row; the range is [`ColumnKind`]'s.
+    /// `[channels, H, W]`, row by row; the range is [`ColumnKind`]'s.
     pub values: Vec<f32>,
 }
 
@@ -29,12 +29,14 @@ pub enum ColumnKind {
 }
 
 /// Names of a batch that a column cannot take.
-const TAKEN: [&str; 7] = [
+const TAKEN: [&str; 9] = [
     "images",
     "latents",
     "class_labels",
     "loss_mask",
     "encoder_hidden_states",
+    "text_embeds",
+    "time_ids",
     "target",
     "blank",
 ];
@@ -94,15 +96,15 @@ impl ColumnKind {
         })
     }
 
-    /// The middle of a picture at `size` pixels a side, as interleaved bytes: resized and cropped as images are, but by nearest neighbour where values must
+    /// The middle of a picture at `size`, as interleaved bytes: resized and cropped as images are, but by nearest neighbour where values must
     /// not be blended.
     ///
     /// # Errors
     /// Why the picture is none of this kind: depth of other colours or without a known pixel, normals that are no unit vectors.
-    pub(super) fn cropped(self, picture: DynamicImage, size: usize) -> Result<Vec<u8>, String> {
+    pub(super) fn cropped(self, picture: DynamicImage, size: Size) -> Result<Vec<u8>, String> {
         match self {
             Self::Picture | Self::NormalsPicture => {
-                Ok(crop::center_crop(&opaque(picture), size).into_raw())
+                Ok(crop::center_crop(&opaque(picture), size).image.into_raw())
             }
             Self::Mask => {
                 let grey: GrayImage = imageops::grayscale(&opaque(picture));

@@ -4,35 +4,52 @@
 
 use image::{ImageBuffer, Pixel, RgbImage};
 
+use super::Size;
+
 /// Bits after the point in a filter weight.
 const PRECISION: u32 = 22;
 
-/// Resizes so that the short side is `size`, and cuts `size` by `size` out of the middle.
+/// The middle of a picture, resized.
+pub(super) struct Cropped {
+    pub(super) image: RgbImage,
+    /// Rows and columns of the resized picture above and on the left of the middle.
+    pub(super) corner: (usize, usize),
+}
+
+/// Resizes so that the picture just covers `size`, and cuts that out of the middle.
 ///
 /// The picture must have no side of 0.
-pub(super) fn center_crop(picture: &RgbImage, size: usize) -> RgbImage {
+pub(super) fn center_crop(picture: &RgbImage, size: Size) -> Cropped {
     let mut current = Picture {
         width: picture.width() as usize,
         height: picture.height() as usize,
         bytes: picture.as_raw().clone(),
     };
-    while current.width.min(current.height) >= 2 * size {
+    while current.width >= 2 * size.width && current.height >= 2 * size.height {
         let (width, height) = (current.width / 2, current.height / 2);
         current = current.resized(width, height, Filter::Box);
     }
-    let scale = size as f64 / current.width.min(current.height) as f64;
+    let scale =
+        (size.width as f64 / current.width as f64).max(size.height as f64 / current.height as f64);
     let scaled = |side: usize| (side as f64 * scale).round_ties_even() as usize;
     let (width, height) = (scaled(current.width), scaled(current.height));
     current = current.resized(width, height, Filter::Bicubic);
-    let (left, top) = ((current.width - size) / 2, (current.height - size) / 2);
-    RgbImage::from_fn(size as u32, size as u32, |x, y| {
+    let (left, top) = (
+        (current.width - size.width) / 2,
+        (current.height - size.height) / 2,
+    );
+    let image = RgbImage::from_fn(size.width as u32, size.height as u32, |x, y| {
         let at = ((top + y as usize) * current.width + left + x as usize) * 3;
         image::Rgb([
             current.bytes[at],
             current.bytes[at + 1],
             current.bytes[at + 2],
         ])
-    })
+    });
+    Cropped {
+        image,
+        corner: (top, left),
+    }
 }
 
 /// The same middle of the same shape by nearest neighbour, for what must not be blended: masks, depth, normals.
@@ -40,16 +57,17 @@ pub(super) fn center_crop(picture: &RgbImage, size: usize) -> RgbImage {
 /// The picture must have no side of 0.
 pub(super) fn center_crop_nearest<P: Pixel>(
     picture: &ImageBuffer<P, Vec<P::Subpixel>>,
-    size: usize,
+    size: Size,
 ) -> ImageBuffer<P, Vec<P::Subpixel>> {
     let (width, height) = (picture.width(), picture.height());
-    let scale = f64::from(width.min(height)) / size as f64;
-    let place = |at: u32, side: u32| {
-        let start = (f64::from(side) - scale * size as f64) / 2.0;
+    let across = f64::from(width) / size.width as f64;
+    let scale = across.min(f64::from(height) / size.height as f64);
+    let place = |at: u32, side: u32, cut: usize| {
+        let start = (f64::from(side) - scale * cut as f64) / 2.0;
         ((start + (f64::from(at) + 0.5) * scale) as u32).min(side - 1)
     };
-    ImageBuffer::from_fn(size as u32, size as u32, |x, y| {
-        *picture.get_pixel(place(x, width), place(y, height))
+    ImageBuffer::from_fn(size.width as u32, size.height as u32, |x, y| {
+        *picture.get_pixel(place(x, width, size.width), place(y, height, size.height))
     })
 }
 
@@ -203,7 +221,7 @@ mod tests {
             let expected = image::open(format!("{GOLDENS}/{name}_out.png"))
                 .unwrap()
                 .to_rgb8();
-            let got = center_crop(&input, expected.width() as usize);
+            let got = center_crop(&input, Size::square(expected.width() as usize)).image;
             assert_eq!(got.dimensions(), expected.dimensions());
             let furthest = got
                 .as_raw()
@@ -220,14 +238,14 @@ mod tests {
     #[test]
     fn a_picture_of_the_right_size_is_left_alone() {
         let picture = RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8, 77]));
-        assert_eq!(center_crop(&picture, 32), picture);
+        assert_eq!(center_crop(&picture, Size::square(32)).image, picture);
     }
 
     #[test]
     fn one_pixel_and_thin_strips_are_enlarged() {
         for (width, height) in [(1, 1), (1, 50), (300, 1), (2, 3)] {
             let picture = RgbImage::from_pixel(width, height, image::Rgb([9, 90, 200]));
-            let got = center_crop(&picture, 16);
+            let got = center_crop(&picture, Size::square(16)).image;
             assert!(
                 got.pixels().all(|pixel| pixel.0 == [9, 90, 200]),
                 "{width}x{height}"

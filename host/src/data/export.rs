@@ -60,7 +60,7 @@ pub fn export(
             seed: options.seed,
             maps: options.maps.clone(),
             columns: Some(options.columns.clone()),
-            flip: false,
+            ..DataOptions::default()
         },
     )?;
     let out = &options.out;

@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 
 use super::column::opaque;
 use super::walk::{Found, entries, extensions, walk};
-use super::{ColumnKind, DataOptions, Dataset, Error, Item, crop, metadata, transform};
+use super::{
+    ColumnKind, DataOptions, Dataset, Error, Item, Origin, Size, bucket, crop, metadata, transform,
+};
 use crate::random::Stream;
 
 /// Image files of a folder in the order of their paths.
@@ -22,9 +24,11 @@ use crate::random::Stream;
 ///   and images beside the class folders are left out, with a warning. Otherwise the images lie flat and have no class.
 /// - A `metadata.jsonl` in it lists the images instead, in its own order, with further pictures, captions and labels.
 /// - Names that begin with `.` or `_` are ignored: `.DS_Store`, `__MACOSX`, and the `_maps` of an export.
+/// - A caption is the `text` of the image's line in `metadata.jsonl`, else what stands in the text file of the image's name (`01.txt` beside `01.png`), else
+///   [`DataOptions::caption`].
 /// - A file counts as an image by its extension, and is then decoded by its content: a PNG named `.jpg` works.
 /// - Transparent pixels show white; 16-bit and grey images become 8-bit RGB; a camera's orientation mark is applied.
-/// - Each image is resized and cropped as DiT's training data was.
+/// - Each image is resized and cropped as DiT's training data was, to a square or to the bucket nearest to its shape.
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
@@ -34,11 +38,28 @@ pub struct Folder {
     /// The pictures beside each image: name in the batch, and what it holds.
     columns: Vec<(String, ColumnKind)>,
     size: usize,
+    buckets: Option<Buckets>,
     flip: bool,
     fingerprint: OnceLock<String>,
     /// The cropped bytes of images met before, each followed by those of its columns, as many from the front as [`KEPT`] allows: a few large photographs would
     /// otherwise be decoded at every epoch, at many times the cost of a training step.
-    decoded: Vec<OnceLock<Vec<u8>>>,
+    decoded: Vec<OnceLock<Decoded>>,
+}
+
+/// Sizes that images come in, and the place of each file's among them.
+#[derive(Debug)]
+struct Buckets {
+    multiple: usize,
+    sizes: Vec<Size>,
+    of: Vec<usize>,
+}
+
+/// An image as it is kept.
+#[derive(Clone, Debug)]
+struct Decoded {
+    /// The cropped image, interleaved, followed by its columns.
+    bytes: Vec<u8>,
+    origin: Origin,
 }
 
 /// Memory for decoded images, in bytes.
@@ -189,6 +210,16 @@ impl Folder {
         if let Some(count) = options.count {
             files = chosen(files, count, options.seed)?;
         }
+        for file in &mut files {
+            if file.caption.is_none() {
+                file.caption = caption_beside(&root.join(&file.name))?;
+            }
+            if file.caption.is_none() {
+                file.caption.clone_from(&options.caption);
+            }
+        }
+        let buckets =
+            (options.buckets).map(|multiple| Buckets::new(root, &files, options.size, multiple));
         let pixel: usize = 3 + columns
             .iter()
             .map(|(_, kind)| kind.pixel_bytes())
@@ -204,46 +235,64 @@ impl Folder {
             classes,
             columns,
             size: options.size,
+            buckets,
             flip: options.flip,
             fingerprint: OnceLock::new(),
         })
     }
 
+    /// The size at which a file's image comes.
+    fn size_of(&self, index: usize) -> Size {
+        (self.buckets.as_ref())
+            .and_then(|buckets| buckets.sizes.get(*buckets.of.get(index)?))
+            .copied()
+            .unwrap_or(Size::square(self.size))
+    }
+
     /// The cropped bytes of an image, followed by those of its columns.
-    fn cropped(&self, file: &File) -> Result<Vec<u8>, Flaw> {
+    fn cropped(&self, file: &File, size: Size) -> Result<Decoded, Flaw> {
         // A decoder that panics on a damaged file must cost that file, not the run.
         let decode = |name: &str| {
             std::panic::catch_unwind(|| self.decode(name))
                 .unwrap_or_else(|_| Err("its decoder panicked".to_owned()))
         };
-        let image = decode(&file.name).map_err(|reason| Flaw {
+        let whole = decode(&file.name).map_err(|reason| Flaw {
             column: None,
             reason,
         })?;
-        let mut bytes = crop::center_crop(&opaque(image), self.size).into_raw();
+        let shape = Size {
+            height: whole.height() as usize,
+            width: whole.width() as usize,
+        };
+        let cropped = crop::center_crop(&opaque(whole), size);
+        let origin = Origin {
+            size: shape,
+            crop: cropped.corner,
+        };
+        let mut bytes = cropped.image.into_raw();
         for ((column, kind), name) in self.columns.iter().zip(&file.columns) {
-            let cropped = decode(name).and_then(|picture| kind.cropped(picture, self.size));
+            let cropped = decode(name).and_then(|picture| kind.cropped(picture, size));
             bytes.extend(cropped.map_err(|reason| Flaw {
                 column: Some((column.clone(), name.clone())),
                 reason,
             })?);
         }
-        Ok(bytes)
+        Ok(Decoded { bytes, origin })
     }
 
-    /// The bytes of item `index`, from memory where they are kept.
-    fn bytes(&self, index: usize) -> Result<Cow<'_, [u8]>, Flaw> {
-        let file = &self.files[index];
+    /// Item `index`, from memory where it is kept.
+    fn decoded(&self, index: usize) -> Result<Cow<'_, Decoded>, Flaw> {
+        let (file, size) = (&self.files[index], self.size_of(index));
         match self.decoded.get(index) {
             Some(slot) => match slot.get() {
-                Some(bytes) => Ok(Cow::Borrowed(bytes)),
+                Some(decoded) => Ok(Cow::Borrowed(decoded)),
                 // Another thread may be first, with the same bytes.
                 None => {
-                    let bytes = self.cropped(file)?;
-                    Ok(Cow::Borrowed(slot.get_or_init(|| bytes)))
+                    let decoded = self.cropped(file, size)?;
+                    Ok(Cow::Borrowed(slot.get_or_init(|| decoded)))
                 }
             },
-            None => self.cropped(file).map(Cow::Owned),
+            None => self.cropped(file, size).map(Cow::Owned),
         }
     }
 
@@ -310,12 +359,13 @@ impl Dataset for Folder {
 
     fn get(&self, index: usize) -> Result<Item, Error> {
         let file = &self.files[index];
-        let bytes = self.bytes(index).map_err(|flaw| Error::Unreadable {
+        let decoded = self.decoded(index).map_err(|flaw| Error::Unreadable {
             name: file.name.clone(),
             reason: flaw.to_string(),
         })?;
-        let plane = self.size * self.size;
-        let (image, mut rest) = bytes.split_at(3 * plane);
+        let size = self.size_of(index);
+        let plane = size.area();
+        let (image, mut rest) = decoded.bytes.split_at(3 * plane);
         let mut columns = BTreeMap::new();
         for (name, kind) in &self.columns {
             let (own, others) = rest.split_at(kind.pixel_bytes() * plane);
@@ -324,6 +374,8 @@ impl Dataset for Folder {
         }
         Ok(Item {
             image: transform::planes(image, 3),
+            size,
+            origin: Some(decoded.origin),
             class: file.class,
             caption: file.caption.clone(),
             name: file.name.clone(),
@@ -378,6 +430,10 @@ impl Dataset for Folder {
                     }
                 }
             }
+            for caption in self.files.iter().filter_map(|file| file.caption.as_ref()) {
+                hash.update(caption);
+                hash.update([0]);
+            }
             // Labels, captions and the columns' names, which no picture tells.
             if let Some(table) = &self.table {
                 hash.update(std::fs::read(table).unwrap_or_default());
@@ -389,13 +445,26 @@ impl Dataset for Folder {
                 .take(16)
                 .map(|byte| format!("{byte:02x}"))
                 .collect();
-            format!("folder:{hex}:size{}", self.size)
+            let buckets = (self.buckets.as_ref())
+                .map(|buckets| format!(":buckets{}", buckets.multiple))
+                .unwrap_or_default();
+            format!("folder:{hex}:size{}{buckets}", self.size)
         };
         self.fingerprint.get_or_init(compute).clone()
     }
 
     fn size(&self) -> usize {
         self.size
+    }
+
+    fn buckets(&self) -> Option<&[usize]> {
+        self.buckets.as_ref().map(|buckets| &*buckets.of)
+    }
+
+    fn uncaptioned(&self) -> Option<(usize, &str)> {
+        let mut without = (self.files.iter()).filter(|file| file.caption.is_none());
+        let first = without.next()?;
+        Some((1 + without.count(), &first.name))
     }
 
     fn flips(&self) -> bool {
@@ -409,7 +478,7 @@ impl Dataset for Folder {
         }
         let count = self.files.len().min(CHECKED);
         let flaw = (0..count).into_par_iter().find_map_first(|index| {
-            let flaw = self.bytes(index).err()?;
+            let flaw = self.decoded(index).err()?;
             let (column, file) = flaw.column?;
             let kind = self.columns.iter().find(|(name, _)| *name == column)?.1;
             kind.is_measured().then(|| Error::Column {
@@ -424,6 +493,36 @@ impl Dataset for Folder {
 
     fn columns(&self) -> Vec<String> {
         self.columns.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+impl Buckets {
+    /// Puts each file into the bucket nearest to its shape; what cannot be read is told when it is its turn.
+    fn new(root: &Path, files: &[File], side: usize, multiple: usize) -> Self {
+        let sizes = bucket::sizes(side, multiple);
+        let of = files.par_iter().map(|file| {
+            let shape = metadata::header(root.join(&file.name));
+            let shape = shape.map_or(Size::square(side), |((width, height), _)| Size {
+                height: height as usize,
+                width: width as usize,
+            });
+            bucket::nearest(&sizes, shape)
+        });
+        Self {
+            multiple,
+            of: of.collect(),
+            sizes,
+        }
+    }
+}
+
+/// The text in the file of an image's name that ends in `.txt`, if there is one.
+fn caption_beside(image: &Path) -> Result<Option<String>, Error> {
+    let file = image.with_extension("txt");
+    match std::fs::read(&file) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(file)(error)),
     }
 }
 

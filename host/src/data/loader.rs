@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, ColumnKind, Dataset, Error, Item, MapKind};
+use super::{Batch, ColumnKind, Dataset, Error, Item, MapKind, Origin, Size};
 use crate::random::Stream;
 
 /// Where a [`Loader`] stands: all that is needed to continue it exactly.
@@ -19,11 +19,14 @@ use crate::random::Stream;
 pub struct LoaderState {
     /// How many times the whole dataset has been seen.
     pub epoch: u64,
-    /// How many items of this epoch's order have been taken or skipped.
+    /// How many places of this epoch's order have been taken or skipped.
     pub position: usize,
 }
 
 /// Gives full batches for ever. Every epoch visits every item once in a fresh order; a batch may span two epochs.
+///
+/// Where items are in buckets, each batch is of one bucket, and none spans two epochs: a bucket's last batch is filled with items of it again. An item that cannot
+/// be read is then replaced by one of its batch, so that batches stay whole.
 ///
 /// The batches depend on the dataset, the seed and the batch size, and on nothing else: not on the number of threads, not on timing.
 /// Dropping the loader stops its threads.
@@ -75,13 +78,18 @@ impl Loader {
                 expected: "at least 1",
             });
         }
-        if state.position >= dataset.len() {
+        let orders = Orders::new(&*dataset, seed, batch_size);
+        if state.position >= orders.len {
             return Err(Error::StaleState {
                 position: state.position,
-                len: dataset.len(),
+                len: orders.len,
                 dataset: dataset.describe(),
             });
         }
+        let state = LoaderState {
+            position: orders.aligned(state.position),
+            ..state
+        };
         let (jobs, job_queue) = unbounded::<Job>();
         let (done, results) = unbounded();
         let stop = Arc::new(AtomicBool::new(false));
@@ -101,12 +109,7 @@ impl Loader {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let mut loader = Self {
-            orders: Orders {
-                seed,
-                flips: dataset.flips(),
-                len: dataset.len(),
-                current: None,
-            },
+            orders,
             dataset,
             batch_size,
             state,
@@ -131,6 +134,9 @@ impl Loader {
     /// # Errors
     /// [`Error::AllUnreadable`] if a whole epoch holds no readable item; whatever else a dataset reports but [`Error::Unreadable`], which is skipped.
     pub fn next_batch(&mut self) -> Result<Batch, Error> {
+        if self.orders.buckets.is_some() {
+            return self.next_of_bucket();
+        }
         let mut items = Vec::with_capacity(self.batch_size);
         let mut skipped = 0;
         while items.len() < self.batch_size {
@@ -141,9 +147,7 @@ impl Loader {
                 }
                 Err((name, reason)) => {
                     skipped += 1;
-                    if self.bad.insert(name.clone(), reason.clone()).is_none() {
-                        tracing::warn!(file = name, reason, "skipped an unreadable file");
-                    }
+                    self.note(&name, &reason);
                     // So many in a row hold one whole epoch. One epoch's length would not do: a single readable item may
                     // come first in one epoch and last in the next.
                     if skipped >= 2 * self.dataset.len() - 1 {
@@ -156,7 +160,45 @@ impl Loader {
                 }
             }
         }
-        collate(&items, self.dataset.size())
+        collate(&items)
+    }
+
+    /// The next batch of one bucket.
+    fn next_of_bucket(&mut self) -> Result<Batch, Error> {
+        // So many in a row hold one whole epoch.
+        let mut first = None;
+        for _ in 0..2 * self.orders.len.div_ceil(self.batch_size) {
+            let mut items = Vec::with_capacity(self.batch_size);
+            for _ in 0..self.batch_size {
+                match self.take()? {
+                    Ok(item) => items.push(item),
+                    Err((name, reason)) => {
+                        self.note(&name, &reason);
+                        first.get_or_insert(format!("{name}: {reason}"));
+                    }
+                }
+            }
+            if !items.is_empty() {
+                let all: Vec<Item> = (items.iter().cycle())
+                    .take(self.batch_size)
+                    .cloned()
+                    .collect();
+                return collate(&all);
+            }
+        }
+        Err(Error::AllUnreadable {
+            dataset: self.dataset.describe(),
+            count: self.dataset.len(),
+            first: first.unwrap_or_default(),
+        })
+    }
+
+    /// Takes down a file that cannot be read, and tells it once.
+    fn note(&mut self, name: &str, reason: &str) {
+        let known = self.bad.insert(name.to_owned(), reason.to_owned());
+        if known.is_none() {
+            tracing::warn!(file = name, reason, "skipped an unreadable file");
+        }
     }
 
     /// The place after the last batch given; a loader made with it continues with the batch that would follow.
@@ -229,19 +271,58 @@ impl Drop for Loader {
 struct Orders {
     seed: u64,
     flips: bool,
+    items: usize,
+    /// Each item's bucket, where batches are of one bucket each.
+    buckets: Option<Vec<usize>>,
+    batch_size: usize,
+    /// Places in an epoch.
     len: usize,
     /// The order in use, with its epoch.
     current: Option<(u64, Vec<usize>)>,
 }
 
 impl Orders {
+    fn new(dataset: &dyn Dataset, seed: u64, batch_size: usize) -> Self {
+        let buckets = dataset.buckets().map(<[usize]>::to_vec);
+        let len = match &buckets {
+            None => dataset.len(),
+            Some(buckets) => {
+                let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+                for bucket in buckets {
+                    *counts.entry(*bucket).or_default() += 1;
+                }
+                let batches = counts.values().map(|count| count.div_ceil(batch_size));
+                batches.sum::<usize>() * batch_size
+            }
+        };
+        Self {
+            seed,
+            flips: dataset.flips(),
+            items: dataset.len(),
+            buckets,
+            batch_size,
+            len,
+            current: None,
+        }
+    }
+
+    /// The beginning of the batch that a place is in, where batches have fixed places.
+    fn aligned(&self, position: usize) -> usize {
+        match self.buckets {
+            None => position,
+            Some(_) => position / self.batch_size * self.batch_size,
+        }
+    }
+
     fn index(&mut self, place: LoaderState) -> usize {
         let fresh = || {
-            let mut order: Vec<usize> = (0..self.len).collect();
-            shuffle(
-                &mut order,
-                &mut Stream::new(self.seed, &format!("data/order/{}", place.epoch)),
-            );
+            let mut stream = Stream::new(self.seed, &format!("data/order/{}", place.epoch));
+            let mut order: Vec<usize> = (0..self.items).collect();
+            shuffle(&mut order, &mut stream);
+            let order = match &self.buckets {
+                None => order,
+                Some(buckets) => bucketed(order, buckets, self.batch_size, &mut stream),
+            };
             (place.epoch, order)
         };
         let current = self
@@ -277,8 +358,30 @@ impl Orders {
     }
 }
 
+/// An order of whole batches of one bucket each, from an order of all items.
+fn bucketed(
+    order: Vec<usize>,
+    buckets: &[usize],
+    batch_size: usize,
+    stream: &mut Stream,
+) -> Vec<usize> {
+    let mut by_bucket: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for item in order {
+        by_bucket.entry(buckets[item]).or_default().push(item);
+    }
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    for items in by_bucket.values() {
+        for chunk in items.chunks(batch_size) {
+            let again = items.iter().cycle().take(batch_size - chunk.len());
+            batches.push(chunk.iter().chain(again).copied().collect());
+        }
+    }
+    shuffle(&mut batches, stream);
+    batches.concat()
+}
+
 /// Puts a slice in random order.
-pub(super) fn shuffle(order: &mut [usize], stream: &mut Stream) {
+pub(super) fn shuffle<T>(order: &mut [T], stream: &mut Stream) {
     for last in (1..order.len()).rev() {
         order.swap(last, stream.below(last + 1));
     }
@@ -303,13 +406,7 @@ fn work(
                     message: message.unwrap_or_else(|| "it panicked".to_owned()),
                 })
             });
-        let item = item.map(|item| {
-            if job.mirrored {
-                mirror(item, dataset.size())
-            } else {
-                item
-            }
-        });
+        let item = item.map(|item| if job.mirrored { mirror(item) } else { item });
         if done.send((job.ticket, item)).is_err() {
             return;
         }
@@ -317,7 +414,8 @@ fn work(
 }
 
 /// The item as seen in a mirror, left to right: also its maps, whose normals then point the other way across.
-fn mirror(mut item: Item, size: usize) -> Item {
+fn mirror(mut item: Item) -> Item {
+    let (size, plane) = (item.size.width, item.size.area());
     let reverse = |values: &mut [f32]| values.chunks_exact_mut(size).for_each(<[f32]>::reverse);
     reverse(&mut item.image);
     for column in item.columns.values_mut() {
@@ -326,21 +424,40 @@ fn mirror(mut item: Item, size: usize) -> Item {
             column.kind,
             ColumnKind::Normals | ColumnKind::NormalsPicture
         ) {
-            column.values[..size * size]
-                .iter_mut()
-                .for_each(|x| *x = -*x);
+            column.values[..plane].iter_mut().for_each(|x| *x = -*x);
         }
     }
     for (kind, map) in &mut item.maps {
         reverse(&mut map.values);
         if *kind == MapKind::Normals {
-            map.values[..size * size].iter_mut().for_each(|x| *x = -*x);
+            map.values[..plane].iter_mut().for_each(|x| *x = -*x);
         }
     }
     item
 }
 
-/// The first `count` readable items as one batch, begun again where the dataset has fewer.
+/// The first `count` readable items of one size: all that there are where the dataset has fewer.
+///
+/// # Errors
+/// Whatever a dataset reports but [`Error::Unreadable`].
+pub fn first_images(dataset: &dyn Dataset, count: usize) -> Result<Vec<Item>, Error> {
+    let mut items: Vec<Item> = Vec::new();
+    for index in 0..dataset.len() {
+        if items.len() == count {
+            break;
+        }
+        match dataset.get(index) {
+            Ok(item) if items.first().is_none_or(|first| first.size == item.size) => {
+                items.push(item);
+            }
+            Ok(_) | Err(Error::Unreadable { .. }) => {}
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(items)
+}
+
+/// The first `count` readable items of one size as one batch, begun again where the dataset has fewer.
 ///
 /// # Errors
 /// [`Error::AllUnreadable`] if there is none, [`Error::OutOfRange`] for a count of 0; whatever else a dataset reports.
@@ -352,29 +469,20 @@ pub fn first_items(dataset: &dyn Dataset, count: usize) -> Result<Batch, Error> 
             expected: "at least 1",
         });
     }
-    let mut items = Vec::new();
-    for index in 0..dataset.len() {
-        match dataset.get(index) {
-            Ok(item) => items.push(item),
-            Err(Error::Unreadable { .. }) => {}
-            Err(other) => return Err(other),
-        }
-        if items.len() == count {
-            break;
-        }
-    }
+    let items = first_images(dataset, count)?;
     if items.is_empty() {
         super::check_readable(dataset)?;
     }
     let all: Vec<Item> = items.iter().cycle().take(count).cloned().collect();
-    collate(&all, dataset.size())
+    collate(&all)
 }
 
-fn collate(items: &[Item], size: usize) -> Result<Batch, Error> {
+fn collate(items: &[Item]) -> Result<Batch, Error> {
     let mut batch = Batch::default();
+    let size = items.first().map_or(Size::square(0), |item| item.size);
     let stack =
         |channels: usize, values: &dyn Fn(&Item) -> Option<&[f32]>| -> Result<Tensor, Error> {
-            let expected = channels * size * size;
+            let expected = channels * size.area();
             let mut all = Vec::with_capacity(items.len() * expected);
             for item in items {
                 let values = values(item).unwrap_or_default();
@@ -389,7 +497,7 @@ fn collate(items: &[Item], size: usize) -> Result<Batch, Error> {
             }
             Ok(Tensor::from_vec(
                 all,
-                (items.len(), channels, size, size),
+                (items.len(), channels, size.height, size.width),
                 &Device::Cpu,
             )?)
         };
@@ -429,19 +537,17 @@ fn collate(items: &[Item], size: usize) -> Result<Batch, Error> {
             Tensor::new(labels, &Device::Cpu)?,
         );
     }
-    let names: Vec<&str> = items.iter().map(|item| item.name.as_str()).collect();
-    batch
-        .meta
-        .insert("names".to_owned(), serde_json::json!(names).to_string());
-    if let Some(captions) = items
-        .iter()
-        .map(|item| item.caption.as_deref())
-        .collect::<Option<Vec<&str>>>()
-    {
-        batch.meta.insert(
-            "captions".to_owned(),
-            serde_json::json!(captions).to_string(),
-        );
+    let listed = |texts: Vec<String>| serde_json::json!(texts).to_string();
+    let names = items.iter().map(|item| item.name.clone()).collect();
+    batch.meta.insert("names".to_owned(), listed(names));
+    let captions = items.iter().map(|item| item.caption.clone());
+    if let Some(captions) = captions.collect::<Option<Vec<String>>>() {
+        batch.meta.insert("captions".to_owned(), listed(captions));
+    }
+    let origins = items.iter().map(|item| item.origin);
+    if let Some(origins) = origins.collect::<Option<Vec<Origin>>>() {
+        let origins = origins.iter().map(Origin::to_string).collect();
+        batch.meta.insert("origins".to_owned(), listed(origins));
     }
     Ok(batch)
 }

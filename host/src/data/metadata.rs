@@ -283,7 +283,7 @@ fn names_picture(key: &str, text: &str) -> bool {
 }
 
 /// Width and height as shown, and what its pixels are, from the file's header.
-fn header(path: PathBuf) -> Option<((u64, u64), ColorType)> {
+pub(super) fn header(path: PathBuf) -> Option<((u64, u64), ColorType)> {
     let reader = ImageReader::open(path).ok()?.with_guessed_format().ok()?;
     let mut decoder = reader.into_decoder().ok()?;
     let (width, height) = decoder.dimensions();

@@ -1,5 +1,6 @@
 //! Datasets, the scene generator and the loader: everything between a `--data` argument and a batch of tensors.
 
+pub mod bucket;
 mod column;
 mod crop;
 mod error;
@@ -24,15 +25,19 @@ pub use column::{Column, ColumnKind};
 pub use error::Error;
 pub use export::{ExportOptions, Exported, export};
 pub use folder::Folder;
-pub use loader::{Loader, LoaderState, first_items};
+pub use loader::{Loader, LoaderState, first_images, first_items};
 pub use relabel::relabelled;
 pub use scenes::Scenes;
 
 /// One example.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
-    /// `[3, size, size]`, row by row, each value in -1..=1.
+    /// `[3, H, W]` of `size`, row by row, each value in -1..=1.
     pub image: Vec<f32>,
+    /// Of the image, its maps and columns, in pixels.
+    pub size: Size,
+    /// What of a larger picture the image shows; none where it is all there is.
+    pub origin: Option<Origin>,
     /// The label, an index into [`Dataset::classes`]; none where the data has no classes.
     pub class: Option<u32>,
     /// What the image shows, in words, where the data says.
@@ -45,12 +50,70 @@ pub struct Item {
     pub columns: BTreeMap<String, Column>,
 }
 
+/// Height and width in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Size {
+    /// The same both ways.
+    pub fn square(side: usize) -> Self {
+        Self {
+            height: side,
+            width: side,
+        }
+    }
+
+    /// Pixels in all.
+    pub fn area(self) -> usize {
+        self.height * self.width
+    }
+}
+
+/// Which part of a picture an image shows: what Stable Diffusion XL is told beside the caption (Podell et al. 2023, section 2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The picture before it was resized.
+    pub size: Size,
+    /// Rows and columns of the resized picture that the crop took off above and on the left.
+    pub crop: (usize, usize),
+}
+
+/// As `HEIGHTxWIDTH+TOP+LEFT`, the form in batches.
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (top, left) = self.crop;
+        write!(f, "{}x{}+{top}+{left}", self.size.height, self.size.width)
+    }
+}
+
+impl Origin {
+    /// Reads what [`Origin`] displays.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (size, crop) = text.split_once('+')?;
+        let (height, width) = size.split_once('x')?;
+        let (top, left) = crop.split_once('+')?;
+        let number = |text: &str| text.parse::<usize>().ok();
+        Some(Self {
+            size: Size {
+                height: number(height)?,
+                width: number(width)?,
+            },
+            crop: (number(top)?, number(left)?),
+        })
+    }
+}
+
 /// An image-sized array beside an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Map {
     /// 1 or 3.
     pub channels: usize,
-    /// `[channels, size, size]`, row by row; the range is [`MapKind`]'s.
+    /// `[channels, H, W]`, row by row; the range is [`MapKind`]'s.
     pub values: Vec<f32>,
 }
 
@@ -124,6 +187,11 @@ pub struct DataOptions {
     /// Further pictures of each item: the name in a batch, and where it comes from. For a folder that is a picture of its `metadata.jsonl`, for scenes a map,
     /// `hole`, `reference_N`, or `domain:NAME`. Absent: all that a folder's `metadata.jsonl` has under their own names, the depth and normals of scenes.
     pub columns: Option<BTreeMap<String, String>>,
+    /// The caption of a folder's images that have none of their own.
+    pub caption: Option<String>,
+    /// Given, a folder's images keep about their own shape: they get sizes of `size * size` pixels at most whose sides are multiples of this, and batches are
+    /// of one size each.
+    pub buckets: Option<usize>,
 }
 
 impl Default for DataOptions {
@@ -135,6 +203,8 @@ impl Default for DataOptions {
             seed: 0,
             maps: Vec::new(),
             columns: None,
+            caption: None,
+            buckets: None,
         }
     }
 }
@@ -164,8 +234,18 @@ pub trait Dataset: Send + Sync {
     /// Equal for equal content under equal options; for cache keys and for checking a resumed run's data.
     fn fingerprint(&self) -> String;
 
-    /// Pixels along each side of an image.
+    /// Pixels along each side of an image; of those in buckets, the side of a square of as many pixels.
     fn size(&self) -> usize;
+
+    /// For each item the number of its bucket, where images have sizes of their own: a loader makes batches of one bucket each.
+    fn buckets(&self) -> Option<&[usize]> {
+        None
+    }
+
+    /// How many items have no caption, and the name of the first of them.
+    fn uncaptioned(&self) -> Option<(usize, &str)> {
+        None
+    }
 
     /// Whether a loader is to mirror images at random.
     fn flips(&self) -> bool {
@@ -192,7 +272,7 @@ pub struct Batch {
     /// `images` `[B, 3, H, W]` f32 in -1..=1; `class_labels` `[B]` u32 where there are classes; a map's name `[B, C, H, W]` f32 for each map;
     /// a column's name `[B, C, H, W]` f32 for each column, its channels and range as [`ColumnKind`] has them.
     pub tensors: BTreeMap<String, Tensor>,
-    /// `names` and, where every item has one, `captions`: JSON arrays of strings in the order of the batch.
+    /// `names` and, where every item has one, `captions` and `origins` ([`Origin`]): JSON arrays of strings in the order of the batch.
     pub meta: BTreeMap<String, String>,
 }
 
@@ -239,6 +319,22 @@ pub fn check_classes(dataset: &dyn Dataset, backbone_classes: usize) -> Result<(
         names,
         backbone: backbone_classes,
     })
+}
+
+/// Checks that every item has a caption, for a backbone that is conditioned on text.
+///
+/// # Errors
+/// [`Error::NoCaptions`] with the first that has none.
+pub fn check_captions(dataset: &dyn Dataset) -> Result<(), Error> {
+    match dataset.uncaptioned() {
+        None => Ok(()),
+        Some((missing, first)) => Err(Error::NoCaptions {
+            dataset: dataset.describe(),
+            missing,
+            count: dataset.len(),
+            first: first.to_owned(),
+        }),
+    }
 }
 
 /// Checks that something can be read at all, before a run makes its folder: reads items up to the first readable one, and all that [`Dataset::check`] does.

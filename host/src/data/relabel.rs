@@ -73,6 +73,14 @@ impl Dataset for Relabelled {
         self.dataset.size()
     }
 
+    fn buckets(&self) -> Option<&[usize]> {
+        self.dataset.buckets()
+    }
+
+    fn uncaptioned(&self) -> Option<(usize, &str)> {
+        self.dataset.uncaptioned()
+    }
+
     fn flips(&self) -> bool {
         self.dataset.flips()
     }

@@ -25,7 +25,7 @@ pub(super) fn planes(bytes: &[u8], channels: usize) -> Vec<f32> {
 ///
 /// The picture must have no side of 0.
 pub fn fitted(picture: &RgbImage, side: usize) -> RgbImage {
-    super::crop::center_crop(picture, side)
+    super::crop::center_crop(picture, super::Size::square(side)).image
 }
 
 /// A picture as a tensor.

@@ -1,4 +1,5 @@
-//! Matrix products on slices, through the `gemm` crate (AVX-512, AVX2 or NEON, chosen at run time).
+//! Matrix products on slices: on the tile unit (`super::amx`) where there is one and the product is worth it, else through the `gemm` crate (AVX-512, AVX2 or
+//! NEON, chosen at run time). The choice depends on the product's size alone.
 //!
 //! `gemm` cuts the summed dimension by its length and cache sizes alone, so that a product does not depend on the thread count, and a piece of its rows is
 //! bit for bit the rows of the whole. Tall products go to the threads in such pieces, which keeps them busier than `gemm`'s own threads.
@@ -8,6 +9,7 @@ use std::mem::MaybeUninit;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::amx;
 use super::fresh::{Cut, build};
 
 /// A matrix view: element `(i, j)` is `data[i * row_stride + j * column_stride]`.
@@ -54,6 +56,16 @@ impl<'a> Matrix<'a> {
         self.data
     }
 
+    /// Rows and columns.
+    pub(super) fn size(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    /// Elements between rows and between columns.
+    pub(super) fn strides(&self) -> [usize; 2] {
+        [self.row_stride, self.column_stride]
+    }
+
     /// Rows `first` to `first + count`.
     fn slice(self, first: usize, count: usize) -> Self {
         let data = &self.data[(first * self.row_stride).min(self.data.len())..];
@@ -83,6 +95,49 @@ pub(super) enum Threads {
     One,
     /// Rayon's pool, if the product is big enough.
     All,
+}
+
+/// A matrix that is not in memory as such: its rows are made when a product needs them.
+pub(super) trait Rows: Sync {
+    /// Rows and columns.
+    fn size(&self) -> [usize; 2];
+
+    /// Writes the elements of `row` from column `first` on.
+    fn fill(&self, row: usize, first: usize, out: &mut [f32]);
+}
+
+/// The right factor of a product on the tile unit.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a> {
+    Stored(Matrix<'a>),
+    Made(&'a dyn Rows),
+    /// The transpose of such a matrix.
+    MadeTransposed(&'a dyn Rows),
+}
+
+impl Right<'_> {
+    /// Rows and columns.
+    pub(super) fn size(&self) -> [usize; 2] {
+        match self {
+            Self::Stored(matrix) => matrix.size(),
+            Self::Made(rows) => rows.size(),
+            Self::MadeTransposed(rows) => {
+                let [columns, rows] = rows.size();
+                [rows, columns]
+            }
+        }
+    }
+}
+
+/// What the sums of a product on the tile unit begin with.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    /// Nothing.
+    Zero,
+    /// What the destination holds.
+    Current,
+    /// One number a column.
+    Row(&'a [f32]),
 }
 
 /// What a product does with its destination.
@@ -128,6 +183,15 @@ pub(super) fn fresh_product(
 pub(super) fn biased_product(lhs: Matrix<'_>, rhs: Matrix<'_>, bias: &[f32]) -> Vec<f32> {
     let width = rhs.columns;
     let len = lhs.rows * width;
+    if amx::takes([lhs.rows, width, lhs.columns]) {
+        let mut out = Vec::with_capacity(len);
+        let memory = &mut out.spare_capacity_mut()[..len];
+        let (rhs, start) = (Right::Stored(rhs), Start::Row(bias));
+        amx::product(memory, width, lhs, rhs, start, 1.0, Threads::All);
+        // SAFETY: a product writes each of the `len` elements, and reads none that its sums do not begin with.
+        unsafe { out.set_len(len) };
+        return out;
+    }
     // The product adds to the bias, which saves a pass over the output.
     let mut out = build(len, Cut::flat(len, BIASED * width), |_, _, out| {
         out.chunks_exact_mut(width)
@@ -180,6 +244,27 @@ fn into_memory(
         Write::Replace { scale } => (false, scale),
         Write::Add { scale } => (true, scale),
     };
+    if amx::takes([m, n, k]) {
+        let start = match accumulate {
+            true => Start::Current,
+            false => Start::Zero,
+        };
+        let rhs = Right::Stored(rhs);
+        return amx::product(out, row_stride, lhs, rhs, start, scale, threads);
+    }
+    on_vectors(out, row_stride, lhs, rhs, (accumulate, scale), threads);
+}
+
+/// The rest of [`into_memory`], for what is not worth the tile unit or where there is none.
+fn on_vectors(
+    out: &mut [MaybeUninit<f32>],
+    row_stride: usize,
+    lhs: Matrix<'_>,
+    rhs: Matrix<'_>,
+    (accumulate, scale): (bool, f32),
+    threads: Threads,
+) {
+    let (m, n, k) = (lhs.rows, rhs.columns, lhs.columns);
     let parallelism = match (threads, rayon::current_num_threads()) {
         (Threads::One, _) | (Threads::All, 1) => Parallelism::None,
         (Threads::All, threads) if m >= 2 * threads * PIECE && m * n * k >= LARGE => {
@@ -191,7 +276,14 @@ fn into_memory(
                 .for_each(|(index, out)| {
                     let first = index * piece;
                     let rows = lhs.slice(first, piece.min(m - first));
-                    into_memory(out, row_stride, rows, rhs, write, Threads::One);
+                    on_vectors(
+                        out,
+                        row_stride,
+                        rows,
+                        rhs,
+                        (accumulate, scale),
+                        Threads::One,
+                    );
                 });
             return;
         }

@@ -27,7 +27,8 @@
 //!
 //! Numerics of the fast path: `exp` is within 2 units in the last place, sums run in 16 fixed lanes, and work is cut by shape
 //! alone, so results do not depend on the thread count or on the vector width found at run time. The one exception is the
-//! matrix product, whose kernels (and so last bits) depend on the CPU's vector width, but not on the thread count.
+//! matrix product, whose kernels (and so last bits) depend on the CPU's vector width and on whether it has a tile unit
+//! ([`tile_unit`]), but not on the thread count.
 
 pub mod add_channels;
 pub mod attention;
@@ -49,6 +50,11 @@ pub mod silu;
 pub mod softmax;
 pub mod upsample;
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[path = "no_amx.rs"]
+mod amx;
 mod elementwise;
 mod fresh;
 mod function;
@@ -73,3 +79,8 @@ pub use rms_norm::rms_norm;
 pub use silu::silu;
 pub use softmax::softmax;
 pub use upsample::upsample_nearest2d;
+
+/// What keeps matrix products from a tile unit (Intel AMX); none if they run on it. They have the accuracy of `f32` there too.
+pub fn tile_unit() -> Option<&'static str> {
+    amx::refusal()
+}

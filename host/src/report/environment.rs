@@ -139,6 +139,7 @@ fn cpu_features() -> Vec<String> {
         ("fma", std::arch::is_x86_feature_detected!("fma")),
         ("f16c", std::arch::is_x86_feature_detected!("f16c")),
         ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ("amx", crate::ops::tile_unit().is_none()),
         (
             "avx512bf16",
             std::arch::is_x86_feature_detected!("avx512bf16"),

@@ -5,20 +5,23 @@ mod error;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tokenizer;
+mod vocabulary;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::backbone::Pass;
+use crate::memo::{self, Memo};
 use crate::ops::autograd::no_grad;
 pub use clip::{ClipConfig, ClipText, Encoded};
 pub use error::Error;
 pub use tokenizer::{Tokenizer, Tokens};
+pub use vocabulary::make_tokenizer;
 
 /// Conditioning tensors by name, a row a text: `encoder_hidden_states` `[B, S, D]` and, of Stable Diffusion XL, `text_embeds` `[B, P]`; f32.
 pub type TextRows = BTreeMap<String, Tensor>;
@@ -41,7 +44,7 @@ pub struct TextEncoders {
     zeros: bool,
     device: Device,
     /// Texts met before.
-    known: Mutex<Known>,
+    known: Memo,
     /// Whether it was told that a text is too long.
     told: AtomicBool,
 }
@@ -51,13 +54,6 @@ pub struct TextEncoders {
 struct Stage {
     tokenizer: Tokenizer,
     model: ClipText,
-}
-
-/// Encoded texts, and the memory that they take.
-#[derive(Debug, Default)]
-struct Known {
-    rows: HashMap<String, TextRows>,
-    bytes: usize,
 }
 
 /// What text encoders will give, from their configurations alone.
@@ -196,7 +192,7 @@ impl TextEncoders {
             xl,
             zeros,
             device: device.clone(),
-            known: Mutex::default(),
+            known: Memo::new(KEPT),
             told: AtomicBool::new(false),
         })
     }
@@ -229,19 +225,28 @@ impl TextEncoders {
         }
     }
 
+    /// Keeps encoded texts in the cache folder `root`, too, under all that they depend on.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn cached(mut self, root: &Path) -> Result<Self> {
+        let mut hash = Sha256::new();
+        hash.update([u8::from(self.xl)]);
+        for stage in &self.stages {
+            hash.update(stage.tokenizer.description());
+            hash.update(format!("{:?}", stage.model.config()));
+            for (name, tensor) in stage.model.parameters() {
+                memo::digest(&mut hash, name, tensor)?;
+            }
+        }
+        let folder = root.join("texts").join(memo::named(hash));
+        self.known = Memo::new(KEPT).in_folder(folder);
+        Ok(self)
+    }
+
     fn row(&self, text: &str) -> Result<TextRows> {
-        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(row) = lock().rows.get(text) {
-            return Ok(row.clone());
-        }
-        let row = no_grad(|| self.encoded(text))?;
-        let bytes: usize = row.values().map(|tensor| 4 * tensor.elem_count()).sum();
-        let mut known = lock();
-        if known.bytes + bytes <= KEPT {
-            known.bytes += bytes;
-            known.rows.insert(text.to_owned(), row.clone());
-        }
-        Ok(row)
+        let key = memo::key(text.as_bytes());
+        (self.known).get(key, &self.device, || no_grad(|| self.encoded(text)))
     }
 
     fn encoded(&self, text: &str) -> Result<TextRows> {

@@ -11,8 +11,8 @@ use super::Error;
 /// How text is cut into words before byte pairs are merged, and what is taken for one word whatever stands beside it.
 const WORDS: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
-const BEGIN: &str = "<|startoftext|>";
-const END: &str = "<|endoftext|>";
+pub(super) const BEGIN: &str = "<|startoftext|>";
+pub(super) const END: &str = "<|endoftext|>";
 /// Tokens of a text where the files do not say.
 const LENGTH: usize = 77;
 
@@ -109,9 +109,20 @@ impl Tokenizer {
         Ok(Tokens { ids, cut })
     }
 
+    /// The token that ends a text.
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+
     /// Tokens of every text.
     pub fn length(&self) -> usize {
         self.length
+    }
+
+    /// All that tokens depend on, as text.
+    pub(super) fn description(&self) -> String {
+        let inner = self.inner.to_string(false).unwrap_or_default();
+        format!("{inner} {} {}", self.pad, self.length)
     }
 
     /// How many different tokens there are.

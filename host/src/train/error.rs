@@ -190,6 +190,9 @@ pub enum Error {
     /// The pretrained model cannot be used.
     #[error(transparent)]
     Pretrained(#[from] crate::pretrained::Error),
+    /// Texts cannot be encoded.
+    #[error(transparent)]
+    Text(#[from] crate::text::Error),
     /// The autoencoder cannot be made or written.
     #[error(transparent)]
     Encoder(#[from] crate::encode::Error),

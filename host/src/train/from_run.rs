@@ -89,8 +89,8 @@ pub fn draw_saved(
     )?
     .placing(config.backbone.positions.into());
     pretrained::check_conditioning(model.backbone.info())?;
-    let joined = saved
-        .is_some_and(|saved| !saved.plan.composition.at(Slot::DenoiserInput).is_empty());
+    let joined =
+        saved.is_some_and(|saved| !saved.plan.composition.at(Slot::DenoiserInput).is_empty());
     let latents = model.encoder.latent_channels();
     pretrained::check_input(model.backbone.info(), latents, joined)?;
     let null = model.backbone.info().null_class();

@@ -371,12 +371,12 @@ fn workers(config: &RunFile) -> usize {
 
 /// The first images of the data, `[N, 3, H, W]`.
 fn target_images(dataset: &dyn Dataset, count: usize) -> Result<Tensor, Error> {
-    let size = dataset.size();
-    let readable = (0..dataset.len())
-        .filter_map(|index| dataset.get(index).ok())
-        .take(count);
-    let images = readable
-        .map(|item| Tensor::from_vec(item.image, (3, size, size), &Device::Cpu))
+    let images = data::first_images(dataset, count)?
+        .into_iter()
+        .map(|item| {
+            let shape = (3, item.size.height, item.size.width);
+            Tensor::from_vec(item.image, shape, &Device::Cpu)
+        })
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Tensor::stack(&images, 0)?)
 }

@@ -98,8 +98,10 @@ fn depth_is_learnt_and_written_in_16_bits_and_the_result_is_as_wide_as_it_says()
         format!("{goes_on} --out other"),
         "sample --backbone exported".to_owned(),
     ] {
-        lab.host(&wide)
-            .refused(2, &["takes 6 channels", "latents have 3", "`denoiser_input`"]);
+        lab.host(&wide).refused(
+            2,
+            &["takes 6 channels", "latents have 3", "`denoiser_input`"],
+        );
     }
 }
 

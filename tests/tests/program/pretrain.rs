@@ -61,3 +61,59 @@ fn an_autoencoder_learns_resumes_bit_for_bit_and_serves_a_latent_model() {
     lab.host("pretrain --config recipe.toml --set autoencoder.norm_num_groups=3 --out odd")
         .refused(2, &["do not divide into 3 groups"]);
 }
+
+const TEXT_RECIPE: &str = r#"
+[text_encoder]
+hidden_size = 16
+intermediate_size = 32
+num_hidden_layers = 2
+num_attention_heads = 2
+max_position_embeddings = 12
+
+[data]
+source = "scenes:studio,neon"
+size = 16
+count = 60
+
+[train]
+steps = 12
+batch_size = 12
+lr = 1e-2
+warmup_steps = 0
+checkpoint_every = 6
+ema_decay = 0.5
+threads = 1
+"#;
+
+#[test]
+fn a_text_encoder_learns_from_captions_and_resumes_bit_for_bit() {
+    let lab = Lab::new();
+    lab.write("recipe.toml", TEXT_RECIPE);
+    lab.host("pretrain --config recipe.toml --out whole").done();
+    lab.host("pretrain --config recipe.toml --out halves --steps 6")
+        .done();
+    lab.host("pretrain --resume --out halves --steps 12").done();
+    let weights = "text_encoder/model.safetensors";
+    let (whole, halves) = (
+        tensors(&lab.path("whole").join(weights)),
+        tensors(&lab.path("halves").join(weights)),
+    );
+    assert_eq!(whole.len(), halves.len());
+    for (name, tensor) in &whole {
+        assert_eq!(values(tensor), values(&halves[name]), "{name}");
+    }
+    let metrics = lab.metrics("whole");
+    assert!(metrics[11]["loss"] < metrics[0]["loss"], "{metrics:?}");
+
+    let config = lab.json("whole/text_encoder/config.json");
+    let vocabulary = lab.json("whole/tokenizer/vocab.json");
+    let end = &vocabulary["<|endoftext|>"];
+    assert_eq!(config["eos_token_id"], *end);
+    assert_eq!(config["vocab_size"], vocabulary.as_object().unwrap().len());
+    assert!(vocabulary["sphere</w>"].is_number());
+
+    lab.host("pretrain --config recipe.toml --set data.source=pictures --out no")
+        .refused(2, &["data.source", "captions"]);
+    lab.host("pretrain --config recipe.toml --set text_encoder.num_attention_heads=3 --out no")
+        .refused(2, &["does not divide into 3 heads"]);
+}

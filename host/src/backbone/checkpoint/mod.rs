@@ -19,7 +19,7 @@ use pt::PickleFile;
 use safetensors::SafetensorsFiles;
 
 pub(crate) use folder::ModelFolder;
-pub(crate) use write::write_folder;
+pub(crate) use write::{DIFFUSION_WEIGHTS, write_folder};
 
 /// A checkpoint whose tensors have been listed and not loaded.
 #[derive(Debug)]

@@ -8,9 +8,13 @@ use candle_core::{DType, Tensor};
 
 use super::super::Error;
 
-/// Writes `config.json` and `diffusion_pytorch_model.safetensors` into a folder, making it if needed.
+/// What diffusers calls the weights of its models.
+pub(crate) const DIFFUSION_WEIGHTS: &str = "diffusion_pytorch_model";
+
+/// Writes `config.json` and `WEIGHTS.safetensors` into a folder, making it if needed.
 pub(crate) fn write_folder(
     dir: &Path,
+    weights: &str,
     config: &str,
     tensors: &BTreeMap<String, &Tensor>,
     dtype: DType,
@@ -19,7 +23,7 @@ pub(crate) fn write_folder(
         path: dir.to_owned(),
         source,
     })?;
-    replace(&dir.join("diffusion_pytorch_model.safetensors"), |file| {
+    replace(&dir.join(format!("{weights}.safetensors")), |file| {
         crate::fs::tensors::write(file, &BTreeMap::new(), tensors, |_| dtype)
     })?;
     replace(&dir.join("config.json"), |file| {

@@ -3,7 +3,7 @@
 use image::{DynamicImage, GrayImage, Luma, RgbImage};
 
 use super::super::column::{Column, ColumnKind, check_name};
-use super::super::{Error, MapKind, export, instead};
+use super::super::{Error, MapKind, Size, export, instead};
 use super::domain::{Domain, Style};
 use super::{Rendered, Scenes, layout};
 use crate::random::Stream;
@@ -157,7 +157,7 @@ impl Scenes {
         let picture = picture.unwrap_or_default();
         // What a scene shows nowhere (it may be sky alone) is known nowhere.
         let blank = || vec![0; column.kind.pixel_bytes() * self.size * self.size];
-        let bytes = column.kind.cropped(picture, self.size);
+        let bytes = column.kind.cropped(picture, Size::square(self.size));
         column.kind.column(&bytes.unwrap_or_else(|_| blank()))
     }
 

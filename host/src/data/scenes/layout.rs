@@ -102,11 +102,19 @@ fn build(content: Content, index: u64, numbers: Vec<f32>) -> Scene {
         (solid.hue, solid.value) = (hue, value);
         scene.solids.push(solid);
     };
+    let bulk = match size {
+        ..0.33 => "small ",
+        0.67.. => "large ",
+        _ => "",
+    };
     scene.caption = match content {
         Content::Source => {
             let shape = SOURCE[class];
             put(stand(shape, size, 1.0, place, turn), hue);
-            format!("a {hue_name} {} on a {floor_name} floor", shape.name())
+            format!(
+                "a {bulk}{hue_name} {} on a {floor_name} floor",
+                shape.name()
+            )
         }
         Content::Solids => {
             let name = NEW_CLASSES[class];
@@ -124,7 +132,7 @@ fn build(content: Content, index: u64, numbers: Vec<f32>) -> Scene {
                     second_hue,
                 );
                 format!(
-                    "a {second_name} sphere stacked on a {hue_name} box on a {floor_name} floor"
+                    "a {bulk}{second_name} sphere stacked on a {hue_name} box on a {floor_name} floor"
                 )
             } else {
                 let shape = [
@@ -143,7 +151,7 @@ fn build(content: Content, index: u64, numbers: Vec<f32>) -> Scene {
                     _ => turn,
                 };
                 put(stand(shape, size, 1.0, place, turn), hue);
-                format!("a {hue_name} {name} on a {floor_name} floor")
+                format!("a {bulk}{hue_name} {name} on a {floor_name} floor")
             }
         }
         Content::Pairs => {

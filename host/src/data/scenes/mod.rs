@@ -21,7 +21,7 @@ pub use domain::{Content, DOMAINS, Domain, Style};
 pub use mixed::Mixed;
 pub use render::FAR;
 
-use super::{DataOptions, Dataset, Error, Item, Map, MapKind};
+use super::{DataOptions, Dataset, Error, Item, Map, MapKind, Size};
 use column::SceneColumn;
 use layout::Scene;
 use render::{Camera, FLOOR, SAMPLES, SKY, SOLID, Samples};
@@ -128,6 +128,8 @@ impl Dataset for Scenes {
         let Rendered { scene, rgb, maps } = rendered;
         Ok(Item {
             image: super::transform::planes(&rgb, 3),
+            size: Size::square(self.size),
+            origin: None,
             class: Some(scene.class),
             caption: Some(captioned(self.domain.style, &scene.caption)),
             name: format!("{}/{index:06}", self.domain.name()),

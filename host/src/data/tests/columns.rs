@@ -245,8 +245,8 @@ fn a_nearest_crop_lies_where_the_images_crop_lies() {
         let shade = |x: u32, y: u32| u8::from(x > width / 3) * 150 + u8::from(y > height / 2) * 100;
         let mask = GrayImage::from_fn(width, height, |x, y| Luma([shade(x, y)]));
         let picture = RgbImage::from_fn(width, height, |x, y| Rgb([shade(x, y); 3]));
-        let hard = crop::center_crop_nearest(&mask, 16);
-        let soft = crop::center_crop(&picture, 16);
+        let hard = crop::center_crop_nearest(&mask, Size::square(16));
+        let soft = crop::center_crop(&picture, Size::square(16)).image;
         let far = hard
             .pixels()
             .zip(soft.pixels())

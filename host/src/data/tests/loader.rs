@@ -56,6 +56,8 @@ impl Dataset for Numbers {
         let row = [index as f32, index as f32 + 0.25];
         Ok(Item {
             image: row.repeat(6),
+            size: Size::square(2),
+            origin: None,
             class: Some(index as u32),
             caption: Some(format!("number {index}")),
             name: format!("n{index}"),

@@ -14,7 +14,9 @@ use candle_core::{DType, Device, Result, Tensor};
 pub use config::VaeConfig;
 
 use super::Error;
-use crate::backbone::{Assembly, Initial, ModelFolder, Overlay, Pass, Source, write_folder};
+use crate::backbone::{
+    Assembly, DIFFUSION_WEIGHTS, Initial, ModelFolder, Overlay, Pass, Source, write_folder,
+};
 use coder::{Decoder, Encoder};
 
 /// An autoencoder with frozen weights.
@@ -101,7 +103,14 @@ impl Vae {
         let tensors: BTreeMap<String, &Tensor> = (self.parameters.iter())
             .map(|(name, tensor)| (name.clone(), trained.get(name).unwrap_or(tensor)))
             .collect();
-        Ok(write_folder(dir, &config.to_json(), &tensors, dtype)?)
+        let config = config.to_json();
+        Ok(write_folder(
+            dir,
+            DIFFUSION_WEIGHTS,
+            &config,
+            &tensors,
+            dtype,
+        )?)
     }
 
     /// The configuration.

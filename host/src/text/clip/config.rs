@@ -1,12 +1,12 @@
 //! The shape of a CLIP text model, as the `config.json` of transformers states it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::text::Error;
 
 /// The configuration of a `CLIPTextModel` or `CLIPTextModelWithProjection`; the defaults are transformers'.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClipConfig {
     /// Rows of the table of tokens.
@@ -34,7 +34,7 @@ pub struct ClipConfig {
 }
 
 /// An activation by transformers' name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `x sigmoid(1.702 x)`: OpenAI's.
@@ -94,7 +94,19 @@ impl ClipConfig {
         (self.architectures.iter()).any(|class| class.ends_with("WithProjection"))
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// The text of a `config.json` that transformers reads.
+    pub fn to_json(&self) -> String {
+        let mut value = serde_json::json!(self);
+        value["model_type"] = MODEL_TYPE.into();
+        value["architectures"] = serde_json::json!(["CLIPTextModel"]);
+        format!("{value:#}")
+    }
+
+    /// Whether the host can build it.
+    ///
+    /// # Errors
+    /// What does not fit together.
+    pub(crate) fn check(&self) -> Result<(), String> {
         let sizes = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -105,7 +117,7 @@ impl ClipConfig {
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(format!("`{name}` is 0"));
         }
-        if self.hidden_size % self.num_attention_heads != 0 {
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(format!(
                 "`hidden_size` {} does not divide into {} heads",
                 self.hidden_size, self.num_attention_heads

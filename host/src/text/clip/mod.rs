@@ -5,6 +5,7 @@
 
 mod config;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -13,7 +14,8 @@ pub use config::{Activation, ClipConfig};
 
 use super::Error;
 use crate::backbone::{
-    self, Assembly, Embedding, LayerNorm, Linear, ModelFolder, Parameter, Pass, Source,
+    self, Assembly, Embedding, LayerNorm, Linear, ModelFolder, Overlay, Parameter, Pass, Source,
+    write_folder,
 };
 use crate::ops;
 
@@ -100,6 +102,23 @@ impl ClipText {
     /// Every parameter with its name, in the order of the network.
     pub fn parameters(&self) -> &[(String, Tensor)] {
         &self.parameters
+    }
+
+    /// Writes a `text_encoder/` folder as transformers reads it, with `trained` in place of the parameters of the same names.
+    ///
+    /// # Errors
+    /// A disk that refuses.
+    pub fn save(
+        &self,
+        dir: &Path,
+        trained: &Overlay,
+        dtype: DType,
+    ) -> std::result::Result<(), Error> {
+        let tensors: BTreeMap<String, &Tensor> = (self.parameters.iter())
+            .map(|(name, tensor)| (name.clone(), trained.get(name).unwrap_or(tensor)))
+            .collect();
+        let config = self.config.to_json();
+        Ok(write_folder(dir, "model", &config, &tensors, dtype)?)
     }
 
     /// Width of [`Encoded::pooled`].

@@ -2,6 +2,8 @@
 
 mod autoencoder;
 mod module;
+mod text;
+mod tower;
 
 use std::path::Path;
 use std::rc::Rc;
@@ -26,6 +28,7 @@ use super::checkpoint::{self, Checkpoint};
 use super::fit::{Ending, Records};
 use super::{Error, Facts, Feed, Parameters, Session, Trainer};
 pub use autoencoder::AutoencoderRecipe;
+pub use text::TextRecipe;
 
 /// A file that says how something is pretrained.
 pub trait Recipe: Default + Serialize + DeserializeOwned {

@@ -1,0 +1,275 @@
+//! Factors as the tile unit takes them: each `f32` in three parts of bf16, block by block.
+//!
+//! A part is the upper half of the bits of what the parts before it leave: 8 bits of the significand each, 24 in all, so that the three add up to the number exactly
+//! (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations").
+//!
+//! A packed block has `STEP` elements: for each part two tiles, 16 rows of 16 pairs each. The unit multiplies pairs of terms; term 0 is paired with 16, 1 with 17,
+//! and so on, which costs the fewest instructions here. The left factor's tiles have its rows 0 to 15 and 16 to 31, each row the pairs of its terms. The right
+//! factor's have its columns 0 to 15 and 16 to 31, each row the pairs of two rows' elements.
+
+use std::arch::x86_64::*;
+
+use super::tiles::{DEPTH, PART, PARTS, SIDE};
+
+/// A block of a factor as it lies in memory: at most 32 rows of at most 32 elements, rows `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    pub(super) data: *const f32,
+    pub(super) stride: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    /// How many elements further the memory lies that is packed soon: fetched meanwhile.
+    pub(super) ahead: usize,
+}
+
+impl Block {
+    fn whole(&self) -> bool {
+        self.rows == SIDE && self.columns == SIDE
+    }
+
+    /// Columns 0 to 15 of a row, or 16 to 31; zeros where there is nothing. Has what lies further ahead fetched.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512 F. The block must be valid for reads, and whole if so called.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load<const WHOLE: bool>(&self, row: usize, half: usize) -> __m512 {
+        let from = self.data.wrapping_add(row * self.stride + 16 * half);
+        // SAFETY: fetching has no effect but on time, wherever it points. The mask and the branch leave out what is beyond the block.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(self.ahead).cast());
+            if WHOLE {
+                return _mm512_loadu_ps(from);
+            }
+            if row >= self.rows {
+                return _mm512_setzero_ps();
+            }
+            let mask: __mmask16 = match self.columns.saturating_sub(16 * half) {
+                16.. => !0,
+                columns => (1 << columns) - 1,
+            };
+            _mm512_maskz_loadu_ps(mask, from)
+        }
+    }
+}
+
+/// Splits 16 numbers; the parts are in the upper halves of the elements, and all bits of the last.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn split(x: __m512) -> [__m512i; PARTS] {
+    let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+    let high = _mm512_and_si512(_mm512_castps_si512(x), upper);
+    let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(high));
+    let middle = _mm512_and_si512(_mm512_castps_si512(rest), upper);
+    let last = _mm512_sub_ps(rest, _mm512_castsi512_ps(middle));
+    [high, middle, _mm512_castps_si512(last)]
+}
+
+/// Two numbers' parts in one element each: those of the first in the lower half.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn pairs(x: __m512i, y: __m512i) -> __m512i {
+    _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(x), y)
+}
+
+/// Packs a block of the left factor; rows and columns that are not there are zero. True if an element is infinite or no number: these have no parts.
+///
+/// # Safety
+/// The processor must have AVX-512 F and BW. The block must be valid for reads, and `to` for writes of `STEP` elements.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn left(block: Block, to: *mut u16) -> bool {
+    // SAFETY: the caller's promises.
+    unsafe {
+        match block.whole() {
+            true => left_of::<true>(block, to),
+            false => left_of::<false>(block, to),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn left_of<const WHOLE: bool>(block: Block, to: *mut u16) -> bool {
+    let mut strange = _mm512_setzero_ps();
+    for row in 0..SIDE {
+        // SAFETY: the caller's promises.
+        let (x, y) = unsafe { (block.load::<WHOLE>(row, 0), block.load::<WHOLE>(row, 1)) };
+        let (x, y) = (split(x), split(y));
+        for part in 0..PARTS {
+            // SAFETY: rows of 32 elements, 32 of them a part, within the `STEP` elements of the caller.
+            unsafe {
+                let to = to.add(part * PART + row * DEPTH);
+                _mm512_storeu_si512(to.cast(), pairs(x[part], y[part]));
+            }
+        }
+        strange = watch(strange, x[2], y[2]);
+    }
+    _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(strange, strange) != 0
+}
+
+/// The same for a block of the right factor, whose rows are terms of the sums and whose columns are the result's.
+///
+/// # Safety
+/// As [`left`].
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn right(block: Block, to: *mut u16) -> bool {
+    // SAFETY: the caller's promises.
+    unsafe {
+        match block.whole() {
+            true => right_of::<true>(block, to),
+            false => right_of::<false>(block, to),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn right_of<const WHOLE: bool>(block: Block, to: *mut u16) -> bool {
+    let mut strange = _mm512_setzero_ps();
+    for row in 0..DEPTH / 2 {
+        for half in 0..2 {
+            // SAFETY: the caller's promises.
+            let (x, y) = unsafe {
+                (
+                    block.load::<WHOLE>(row, half),
+                    block.load::<WHOLE>(row + DEPTH / 2, half),
+                )
+            };
+            let (x, y) = (split(x), split(y));
+            for part in 0..PARTS {
+                // SAFETY: 16 rows of 32 elements each half, two halves a part, within the `STEP` elements of the caller.
+                unsafe {
+                    let to = to.add(part * PART + half * (PART / 2) + row * 32);
+                    _mm512_storeu_si512(to.cast(), pairs(x[part], y[part]));
+                }
+            }
+            strange = watch(strange, x[2], y[2]);
+        }
+    }
+    _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(strange, strange) != 0
+}
+
+/// Becomes and stays no number where the last part is none, as it is of whatever is not finite.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn watch(strange: __m512, x: __m512i, y: __m512i) -> __m512 {
+    let last = _mm512_add_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y));
+    _mm512_add_ps(strange, last)
+}
+
+/// Writes the transpose of a block into `to`, rows of 32 elements; what is not there is zero, in rows up to the block's columns rounded up to 16.
+///
+/// # Safety
+/// The processor must have AVX-512 F. The block must be valid for reads.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn transpose(block: Block, to: &mut [f32; SIDE * DEPTH]) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        match block.whole() {
+            true => transpose_of::<true>(block, to),
+            false => transpose_of::<false>(block, to),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose_of<const WHOLE: bool>(block: Block, to: &mut [f32; SIDE * DEPTH]) {
+    for half in 0..block.columns.div_ceil(16) {
+        for first in [0, 16] {
+            let mut rows = [_mm512_setzero_ps(); 16];
+            for (row, x) in rows.iter_mut().enumerate() {
+                // SAFETY: the caller's promises.
+                *x = unsafe { block.load::<WHOLE>(first + row, half) };
+            }
+            for (row, column) in transposed(rows).into_iter().enumerate() {
+                // SAFETY: 32 rows of 32 elements; this writes 16 of one.
+                unsafe {
+                    _mm512_storeu_ps(to.as_mut_ptr().add((16 * half + row) * 32 + first), column)
+                };
+            }
+        }
+    }
+}
+
+/// The transpose of 16 rows of 16: within lanes of four by pairs of elements and pairs of pairs, then the lanes in the same way.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transposed(x: [__m512; 16]) -> [__m512; 16] {
+    let mut pairs = x;
+    for i in 0..8 {
+        pairs[2 * i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    // Row `4 i + j` has, in each lane of four, column `j` of the rows `4 i` to `4 i + 3`.
+    let mut fours = pairs;
+    for i in 0..4 {
+        for j in 0..2 {
+            let (a, b) = (
+                _mm512_castps_pd(pairs[4 * i + j]),
+                _mm512_castps_pd(pairs[4 * i + j + 2]),
+            );
+            fours[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            fours[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    }
+    let mut out = fours;
+    for j in 0..4 {
+        let [a, b, c, d] = [fours[j], fours[4 + j], fours[8 + j], fours[12 + j]];
+        let (ab_even, ab_odd) = (
+            _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
+            _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
+        );
+        let (cd_even, cd_odd) = (
+            _mm512_shuffle_f32x4::<0b10_00_10_00>(c, d),
+            _mm512_shuffle_f32x4::<0b11_01_11_01>(c, d),
+        );
+        out[j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_even, cd_even);
+        out[4 + j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_odd, cd_odd);
+        out[8 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_even, cd_even);
+        out[12 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_odd, cd_odd);
+    }
+    out
+}
+
+/// Which rows of a packed left block hold something that is not finite.
+pub(super) fn strange_rows(packed: &[u16]) -> u32 {
+    (0..SIDE)
+        .filter(|row| packed[row * DEPTH..][..DEPTH].iter().any(|&x| strange(x)))
+        .fold(0, |rows, row| rows | 1 << row)
+}
+
+/// Which columns of a packed right block do.
+pub(super) fn strange_columns(packed: &[u16]) -> u32 {
+    let columns = packed[..PART].iter().enumerate();
+    columns
+        .filter(|&(_, &x)| strange(x))
+        .fold(0, |columns, (i, _)| {
+            columns | 1 << (i / (PART / 2) * 16 + i % 32 / 2)
+        })
+}
+
+/// Whether a leading part is infinite or no number.
+fn strange(leading: u16) -> bool {
+    leading & 0x7f80 == 0x7f80
+}
+
+/// The number at `row` and `column` of a packed left block.
+pub(super) fn left_at(packed: &[u16], row: usize, column: usize) -> f32 {
+    whole(packed, row * DEPTH + column % 16 * 2 + column / 16)
+}
+
+/// The number at `row` and `column` of a packed right block.
+pub(super) fn right_at(packed: &[u16], row: usize, column: usize) -> f32 {
+    let half = column / 16 * (PART / 2);
+    whole(packed, half + row % 16 * 32 + column % 16 * 2 + row / 16)
+}
+
+/// The sum of an element's parts, from the smallest: exact. What is not finite has only the leading one.
+fn whole(packed: &[u16], at: usize) -> f32 {
+    let part = |part: usize| f32::from_bits(u32::from(packed[part * PART + at]) << 16);
+    match strange(packed[at]) {
+        true => part(0),
+        false => part(0) + (part(1) + part(2)),
+    }
+}
