@@ -10,7 +10,8 @@ use crate::adapter::{self, Report};
 use crate::backbone::{self, Backbone, Config, ModelInfo};
 use crate::config::AdapterEntry;
 use crate::diffusion::{self, Process, SchedulerConfig};
-use crate::encode::{self, Encoder, Vae, vae};
+use crate::encode::{self, CachedVae, Encoder, Vae, vae};
+use crate::text::{self, TextEncoders, TextInfo};
 
 /// What the embedded backbone is called where a path would stand.
 pub const EMBEDDED: &str = "embedded";
@@ -34,11 +35,14 @@ pub enum Error {
     /// Its autoencoder.
     #[error(transparent)]
     Encoder(#[from] encode::Error),
+    /// Its text encoders.
+    #[error(transparent)]
+    Text(#[from] text::Error),
     /// The network is told a text, and nothing reads it.
     #[error(
         "the backbone is conditioned on texts (`encoder_hidden_states` {width} wide), and there is no text encoder beside it to make them"
     )]
-    Text {
+    NoText {
         /// Width of the text's tokens.
         width: usize,
     },
@@ -71,6 +75,8 @@ pub struct Pretrained {
     pub process: Process,
     /// Between images and latents.
     pub encoder: Encoder,
+    /// Between texts and what the network reads of them.
+    pub text: Option<Arc<TextEncoders>>,
 }
 
 /// The facts about a model, from its headers alone; `path` none is the embedded model.
@@ -107,10 +113,14 @@ pub fn inspect(path: Option<&Path>) -> Result<Facts, Error> {
             (config.factor(), config.latent_channels)
         }
     };
+    let pipeline = path.and_then(text::pipeline);
+    let text = pipeline.as_deref().map(text::inspect).transpose()?;
     Ok(Facts {
         info: info.of_latents(latent_channels),
         factor,
         latent_channels,
+        text,
+        pipeline,
     })
 }
 
@@ -123,9 +133,25 @@ pub struct Facts {
     pub factor: usize,
     /// Channels of the latents.
     pub latent_channels: usize,
+    /// What its text encoders give, where it has some.
+    pub text: Option<TextInfo>,
+    /// The pipeline that they are of.
+    pipeline: Option<PathBuf>,
 }
 
 impl Facts {
+    /// Refuses a network that is conditioned on what a run cannot give it.
+    ///
+    /// # Errors
+    /// It attends to a text and there is no text encoder, or one of another model.
+    pub fn check_conditioning(&self) -> Result<(), Error> {
+        let pipeline = self
+            .pipeline
+            .as_deref()
+            .unwrap_or(Path::new("the backbone"));
+        check_text(&self.info, pipeline, self.text)
+    }
+
     /// Side of the pictures it was trained on, in pixels.
     pub fn image_size(&self) -> usize {
         self.info.sample_size * self.factor
@@ -149,14 +175,43 @@ pub fn check_input(info: &ModelInfo, latents: usize, joined: bool) -> Result<(),
     }
 }
 
-/// Refuses a network that is conditioned on what a run cannot give it.
+/// Refuses a network that is conditioned on texts of which its pipeline's text encoders make nothing, or something else.
 ///
 /// # Errors
-/// It attends to a text.
-pub fn check_conditioning(info: &ModelInfo) -> Result<(), Error> {
-    match info.cross_attention {
-        Some(width) => Err(Error::Text { width }),
+/// It attends to a text and there is no text encoder, or one of another model.
+fn check_text(info: &ModelInfo, pipeline: &Path, text: Option<TextInfo>) -> Result<(), Error> {
+    let Some(width) = info.cross_attention else {
+        return Ok(());
+    };
+    let Some(text) = text else {
+        return Err(Error::NoText { width });
+    };
+    let shown = |width: Option<usize>| width.map_or("none".to_owned(), |width| width.to_string());
+    // Of two encoders that should be there, the second is the one that is forgotten.
+    if info.text_embeds.is_some() && text.embeds.is_none() {
+        return Err(text::Error::Missing {
+            pipeline: pipeline.to_owned(),
+            what: "second text encoder",
+            part: "text_encoder_2",
+        }
+        .into());
+    }
+    let pairs = [
+        (text::STATES, Some(text.states), Some(width)),
+        (text::EMBEDS, text.embeds, info.text_embeds),
+    ];
+    match pairs
+        .into_iter()
+        .find(|(_, found, expected)| found != expected)
+    {
         None => Ok(()),
+        Some((what, found, expected)) => Err(text::Error::Width {
+            pipeline: pipeline.to_owned(),
+            what,
+            found: shown(found),
+            expected: shown(expected),
+        }
+        .into()),
     }
 }
 
@@ -171,6 +226,26 @@ pub fn vae_folder(path: &Path) -> Option<PathBuf> {
 }
 
 impl Pretrained {
+    /// The same model, keeping what the autoencoder and the text encoders make of images and texts in the cache folder `root`.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn caching(self, root: &Path) -> candle_core::Result<Self> {
+        let encoder = match self.encoder {
+            Encoder::Vae(vae) => Encoder::Cached(Arc::new(CachedVae::new(vae, root)?)),
+            other => other,
+        };
+        let text = match self.text {
+            None => None,
+            Some(text) => Some(Arc::new(text.cached(root)?)),
+        };
+        Ok(Self {
+            encoder,
+            text,
+            ..self
+        })
+    }
+
     /// The same model with other positions at sizes that it was not trained at.
     pub fn placing(self, positions: crate::backbone::Positions) -> Self {
         Self {
@@ -239,10 +314,19 @@ pub fn open(
     };
     let backbone = backbone.of_latents(encoder.latent_channels());
     let process = Process::new(config, backbone.info().learned_variance)?;
+    let text = match path.and_then(text::pipeline) {
+        Some(pipeline) if backbone.info().cross_attention.is_some() => {
+            let text = TextEncoders::open(&pipeline, device, dtype)?;
+            check_text(backbone.info(), &pipeline, Some(text.info()))?;
+            Some(Arc::new(text))
+        }
+        _ => None,
+    };
     Ok(Pretrained {
         backbone,
         process,
         encoder,
+        text,
     })
 }
 

@@ -9,6 +9,7 @@ mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -37,7 +38,7 @@ const KEPT: usize = 1 << 30;
 /// The text encoders of a pipeline: one, or the two of Stable Diffusion XL.
 #[derive(Debug)]
 pub struct TextEncoders {
-    stages: Vec<Stage>,
+    stages: Arc<Vec<Stage>>,
     /// Whether this is Stable Diffusion XL: the states before the last block, of all encoders side by side, and the last encoder's summary.
     xl: bool,
     /// Whether "no text" is zeros rather than the empty text (`force_zeros_for_empty_prompt`).
@@ -188,7 +189,7 @@ impl TextEncoders {
             .map(|(encoder, tokenizer)| Stage::open(encoder, tokenizer, device, dtype))
             .collect::<std::result::Result<_, _>>()?;
         Ok(Self {
-            stages,
+            stages: Arc::new(stages),
             xl,
             zeros,
             device: device.clone(),
@@ -199,7 +200,7 @@ impl TextEncoders {
 
     /// What a network is conditioned on for these texts. No gradients; a text longer than the encoders take is cut, which is told once.
     ///
-    /// Each text is encoded by itself, so that its numbers do not depend on those beside it, and kept in memory for the next time.
+    /// An empty text is no text: what [`TextEncoders::unconditional`] gives. Each text is encoded by itself, so that its numbers do not depend on those beside it, and kept in memory for the next time.
     ///
     /// # Errors
     /// No text at all, or a device that fails.
@@ -211,28 +212,23 @@ impl TextEncoders {
         joined(&rows)
     }
 
-    /// What "no text" is, one row: for the half of guidance without, and for captions that are dropped in training.
+    /// What "no text" is, one row: for the half of guidance without, and for captions that are dropped in training. The empty text's, or zeros where the pipeline
+    /// of Stable Diffusion XL says so.
     ///
     /// # Errors
     /// A device that fails.
     pub fn unconditional(&self) -> Result<TextRows> {
-        let row = self.row("")?;
-        match self.zeros {
-            false => Ok(row),
-            true => (row.into_iter())
-                .map(|(name, tensor)| Ok((name, tensor.zeros_like()?)))
-                .collect(),
-        }
+        self.row("")
     }
 
-    /// Keeps encoded texts in the cache folder `root`, too, under all that they depend on.
+    /// The same encoders, which keep encoded texts in the cache folder `root`, too, under all that they depend on.
     ///
     /// # Errors
     /// A device that fails.
-    pub fn cached(mut self, root: &Path) -> Result<Self> {
+    pub fn cached(&self, root: &Path) -> Result<Self> {
         let mut hash = Sha256::new();
         hash.update([u8::from(self.xl)]);
-        for stage in &self.stages {
+        for stage in &*self.stages {
             hash.update(stage.tokenizer.description());
             hash.update(format!("{:?}", stage.model.config()));
             for (name, tensor) in stage.model.parameters() {
@@ -240,19 +236,31 @@ impl TextEncoders {
             }
         }
         let folder = root.join("texts").join(memo::named(hash));
-        self.known = Memo::new(KEPT).in_folder(folder);
-        Ok(self)
+        Ok(Self {
+            stages: self.stages.clone(),
+            xl: self.xl,
+            zeros: self.zeros,
+            device: self.device.clone(),
+            known: Memo::new(KEPT).in_folder(folder),
+            told: AtomicBool::new(false),
+        })
     }
 
     fn row(&self, text: &str) -> Result<TextRows> {
         let key = memo::key(text.as_bytes());
-        (self.known).get(key, &self.device, || no_grad(|| self.encoded(text)))
+        let row = (self.known).get(key, &self.device, || no_grad(|| self.encoded(text)))?;
+        if !text.is_empty() || !self.zeros {
+            return Ok(row);
+        }
+        (row.into_iter())
+            .map(|(name, tensor)| Ok((name, tensor.zeros_like()?)))
+            .collect()
     }
 
     fn encoded(&self, text: &str) -> Result<TextRows> {
         let mut states = Vec::new();
         let mut summary = None;
-        for stage in &self.stages {
+        for stage in &*self.stages {
             let tokens = stage.tokenizer.encode(text)?;
             if let Some(cut) = &tokens.cut
                 && !self.told.swap(true, Ordering::Relaxed)

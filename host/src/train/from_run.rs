@@ -21,7 +21,9 @@ use crate::report::summary::Report;
 
 use super::checkpoint::{self, Checkpoint};
 use super::run::{device, open_data, selections};
-use super::{Drawing, Error, Facts, Parameters, Session, Weights, draw_pictures, inputs, trainer};
+use super::{
+    Drawing, Error, Facts, Parameters, Session, Subjects, Weights, draw_pictures, inputs, trainer,
+};
 
 /// Which of a run's saved weights to draw with, and from what.
 #[derive(Clone)]
@@ -64,7 +66,7 @@ impl Drawn {
 }
 
 /// Draws what the configuration's `[sample]` asks for: with a run's saved weights, or without any with the configuration's backbone alone.
-/// `classes` are drawn in turn where the section names none.
+/// `classes` are drawn in turn where the section names none, and captions of the run's data where it names no prompts.
 ///
 /// # Errors
 /// A checkpoint that is not there or does not fit, a backbone that cannot be used, a plugin that fails, or an interruption.
@@ -77,6 +79,8 @@ pub fn draw_saved(
 ) -> Result<Drawn, Error> {
     let config = &resolved.config;
     let device = device(config)?;
+    let facts = pretrained::inspect(config.backbone.path.as_deref())?;
+    facts.check_conditioning()?;
     // Looked for before the backbone loads, which takes longest.
     let place = saved
         .map(|saved| find(&saved.folder, saved.step))
@@ -88,13 +92,14 @@ pub fn draw_saved(
         config.backbone.dtype.into(),
     )?
     .placing(config.backbone.positions.into());
-    pretrained::check_conditioning(model.backbone.info())?;
     let joined =
         saved.is_some_and(|saved| !saved.plan.composition.at(Slot::DenoiserInput).is_empty());
     let latents = model.encoder.latent_channels();
     pretrained::check_input(model.backbone.info(), latents, joined)?;
-    let null = model.backbone.info().null_class();
-    let mut drawing = Drawing::new(&config.sample, classes, null, "samples");
+    let mut subjects = Subjects {
+        classes: classes.to_vec(),
+        captions: Vec::new(),
+    };
     let (Some(saved), Some(place)) = (saved, place) else {
         let session = session(
             resolved,
@@ -104,6 +109,12 @@ pub fn draw_saved(
             progress,
             cancel,
         );
+        if session.text.is_some() && config.sample.prompts.is_none() {
+            tracing::warn!(
+                "nothing was asked for by --prompt, so the images are drawn without text"
+            );
+        }
+        let drawing = Drawing::new(&config.sample, &subjects, "samples", &session);
         return drawn(&session, &Weights::Frozen, drawing, None);
     };
 
@@ -112,14 +123,23 @@ pub fn draw_saved(
         overlay,
         step,
     } = restored(resolved, saved, &place, model, progress, cancel)?;
-    let asked = config.sample.classes.is_some();
-    match &saved.inputs {
-        Some(inputs) => inputs::give(&mut drawing, &**inputs, asked, &session)?,
+    let data = match &saved.inputs {
+        Some(inputs) => Some(inputs.clone()),
         // Most plugins need none, and the data may be gone.
-        None => match open_data(config, session.image_size()) {
-            Ok(data) => inputs::give(&mut drawing, &*data, asked, &session)?,
-            Err(error) => tracing::warn!("the run's data are not at hand: {error}"),
+        None => match open_data(config, &facts) {
+            Ok(data) => Some(data),
+            Err(error) => {
+                tracing::warn!("the run's data are not at hand: {error}");
+                None
+            }
         },
+    };
+    if let Some(data) = &data {
+        subjects.captions = inputs::captions(&**data, &config.sample, &session)?;
+    }
+    let mut drawing = Drawing::new(&config.sample, &subjects, "samples", &session);
+    if let Some(data) = &data {
+        inputs::give(&mut drawing, &**data, &config.sample, &session)?;
     }
     drawn(&session, &Weights::Current(overlay), drawing, Some(step))
 }
@@ -231,11 +251,11 @@ pub fn open_inputs(
     let mut config = config.clone();
     config.data.source = source.to_owned();
     config.data.count = None;
-    let size = pretrained::inspect(config.backbone.path.as_deref())?.image_size();
-    let inputs = match open_data(&config, size) {
+    let facts = pretrained::inspect(config.backbone.path.as_deref())?;
+    let inputs = match open_data(&config, &facts) {
         Err(Error::Data(data::Error::NoMetadata { .. } | data::Error::NoColumn { .. })) => {
             config.data.columns = None;
-            open_data(&config, size)?
+            open_data(&config, &facts)?
         }
         opened => opened?,
     };

@@ -137,6 +137,14 @@ impl Services for Session {
         self.encoder.decode(latents).map_err(Error::msg)
     }
 
+    fn encode_texts(&self, _: &Caller<'_>, texts: Vec<String>) -> Answer<Batch> {
+        let tensors = Session::encode_texts(self, &texts).map_err(Error::msg)?;
+        Ok(Batch {
+            tensors,
+            ..Batch::default()
+        })
+    }
+
     fn denoise(
         &self,
         caller: &Caller<'_>,
@@ -161,11 +169,22 @@ impl Services for Session {
     }
 
     fn sample(&self, _: &Caller<'_>, request: SampleRequest) -> Answer<Tensor> {
-        if request.captions.is_some() {
-            return Err(Error::msg(
-                "the backbone takes no captions; ask for classes instead",
-            ));
-        }
+        let prompts = match request.captions {
+            Some(_) if self.text.is_none() => {
+                return Err(Error::msg(
+                    "the backbone takes no captions; ask for classes instead",
+                ));
+            }
+            Some(captions) if captions.len() != request.count => {
+                return Err(Error::msg(format!(
+                    "{} captions for {} pictures",
+                    captions.len(),
+                    request.count
+                )));
+            }
+            Some(captions) => captions,
+            None => vec![String::new(); request.count],
+        };
         let labels = match request.class_labels {
             Some(labels) if labels.len() != request.count => {
                 return Err(Error::msg(format!(
@@ -189,6 +208,8 @@ impl Services for Session {
                 .map(|i| request.seed.wrapping_add(request.first + i))
                 .collect(),
             classes: labels,
+            prompts,
+            negative: String::new(),
             batch_size: request.batch_size,
             label: request.label,
             inputs: further_inputs(request.model, request.count, request.batch)?,

@@ -3,6 +3,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use plugin_api::Phase;
@@ -18,6 +19,7 @@ use crate::plugin::stack::{AdaptedLayers, Stack};
 use crate::pretrained::Pretrained;
 use crate::random::Streams;
 use crate::report::{Profiler, Progress};
+use crate::text::TextEncoders;
 
 use super::Error;
 use super::parameters::Parameters;
@@ -59,6 +61,8 @@ pub struct Session {
     pub process: Process,
     /// Between images and its latents.
     pub encoder: Encoder,
+    /// Between texts and what it reads of them.
+    pub text: Option<Arc<TextEncoders>>,
     /// Where the time goes.
     pub profiler: Profiler,
     /// Bars and messages.
@@ -105,11 +109,13 @@ impl Session {
             backbone,
             process,
             encoder,
+            text,
         } = model;
         Self {
             backbone,
             process,
             encoder,
+            text,
             profiler: Profiler::default(),
             progress,
             cancel,

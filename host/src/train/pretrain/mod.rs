@@ -167,6 +167,7 @@ fn pretrain(
         backbone,
         process,
         encoder: Encoder::Pixels,
+        text: None,
     };
     let session = Session::new(
         model,

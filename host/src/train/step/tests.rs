@@ -57,6 +57,7 @@ fn trainer_with(
         }),
         process: Process::new(SchedulerConfig::default(), false).unwrap(),
         encoder: Encoder::Pixels,
+        text: None,
     };
     let session = Rc::new(Session::new(
         model,
