@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use crate::adapter::{self, Report};
 use crate::backbone::{self, Backbone, Config, ModelInfo};
 use crate::config::AdapterEntry;
-use crate::diffusion::{self, Process, SchedulerConfig};
+use crate::diffusion::{self, Prediction, Process, SchedulerConfig};
 use crate::encode::{self, CachedVae, Encoder, Vae, vae};
 use crate::text::{self, TextEncoders, TextInfo};
 
@@ -46,6 +46,16 @@ pub enum Error {
         /// Width of the text's tokens.
         width: usize,
     },
+    /// The network takes something beside the latents, and nothing gives it.
+    #[error(
+        "the backbone takes {channels} channels and its latents have {latents}: something must be joined to them, which a plugin at the slot `denoiser_input` does (e2e_ft joins those of a picture)"
+    )]
+    Wide {
+        /// The network's input channels.
+        channels: usize,
+        /// The latents'.
+        latents: usize,
+    },
     /// The network works on something else than RGB images.
     #[error(
         "the backbone works on {channels} channels and comes without a `vae/`, but images have 3; use a pixel-space backbone with 3 input channels"
@@ -79,20 +89,21 @@ pub fn inspect(path: Option<&Path>) -> Result<Facts, Error> {
             .info()
             .clone(),
         Some(path) => {
-            scheduler(path)?;
-            backbone::inspect(path)?.info
+            let info = backbone::inspect(path)?.info;
+            scheduler(path, &info)?;
+            info
         }
     };
-    let factor = match path.and_then(vae_folder) {
-        None if info.in_channels != 3 => {
+    let (factor, latent_channels) = match path.and_then(vae_folder) {
+        None if info.in_channels == 0 || !info.in_channels.is_multiple_of(3) => {
             return Err(Error::Channels {
                 channels: info.in_channels,
             });
         }
-        None => 1,
+        None => (1, 3),
         Some(folder) => {
             let config = vae::read_config(&folder)?;
-            if config.latent_channels != info.in_channels {
+            if config.latent_channels > info.in_channels {
                 return Err(encode::Error::Channels {
                     path: folder,
                     latents: config.latent_channels,
@@ -100,14 +111,15 @@ pub fn inspect(path: Option<&Path>) -> Result<Facts, Error> {
                 }
                 .into());
             }
-            config.factor()
+            (config.factor(), config.latent_channels)
         }
     };
     let pipeline = path.and_then(text::pipeline);
     let text = pipeline.as_deref().map(text::inspect).transpose()?;
     Ok(Facts {
-        info,
+        info: info.of_latents(latent_channels),
         factor,
+        latent_channels,
         text,
         pipeline,
     })
@@ -120,6 +132,8 @@ pub struct Facts {
     pub info: ModelInfo,
     /// Pictures are this many times as high and wide as their latents.
     pub factor: usize,
+    /// Channels of the latents.
+    pub latent_channels: usize,
     /// What its text encoders give, where it has some.
     pub text: Option<TextInfo>,
     /// The pipeline that they are of.
@@ -147,6 +161,18 @@ impl Facts {
     /// Both sides of a picture must be multiples of this.
     pub fn image_multiple(&self) -> usize {
         self.info.patch_size * self.factor
+    }
+}
+
+/// Refuses a network that takes more than latents of `latents` channels where nothing is `joined` to them.
+///
+/// # Errors
+/// [`Error::Wide`].
+pub fn check_input(info: &ModelInfo, latents: usize, joined: bool) -> Result<(), Error> {
+    let channels = info.in_channels;
+    match channels == latents || joined {
+        true => Ok(()),
+        false => Err(Error::Wide { channels, latents }),
     }
 }
 
@@ -190,11 +216,14 @@ fn check_text(info: &ModelInfo, pipeline: &Path, text: Option<TextInfo>) -> Resu
     }
 }
 
-/// The autoencoder of a pipeline folder, if it has one.
+/// The autoencoder of a pipeline, if it has one: its folder, or the file that holds the whole pipeline.
 pub fn vae_folder(path: &Path) -> Option<PathBuf> {
     // The path may also be that of the pipeline's network.
     let is_network = path.ends_with("transformer") || path.ends_with("unet");
     let beside = path.parent().filter(|_| is_network);
+    if vae::is_within(path) {
+        return Some(path.to_path_buf());
+    }
     let folders = [Some(path), beside].into_iter().flatten();
     let mut folders = folders.map(|folder| folder.join("vae"));
     folders.find(|folder| folder.is_dir())
@@ -269,25 +298,29 @@ pub fn open(
             embedded_scheduler()?,
         ),
         Some(path) => {
+            let opened = Backbone::open_adapted(path, &adapters, device, dtype)?;
+            let config = scheduler(path, opened.0.info())?;
             // Here and not where it is read, so that a run that first looks at the headers says it once.
             if scheduler_file(path).is_none() {
                 tracing::warn!(
-                    "`{}` has no scheduler_config.json: taking DiT's own (linear betas, epsilon prediction)",
-                    path.display()
+                    "`{}` has no scheduler_config.json: taking the process that such models were trained with, {:?} prediction and {:?} betas; a `scheduler/` beside it says otherwise",
+                    path.display(),
+                    config.prediction_type,
+                    config.beta_schedule
                 );
             }
-            let opened = Backbone::open_adapted(path, &adapters, device, dtype)?;
-            (opened, scheduler(path)?)
+            (opened, config)
         }
     };
     for report in &reports {
         report.log();
     }
-    let process = Process::new(config, backbone.info().learned_variance)?;
     let encoder = match path.and_then(vae_folder) {
         Some(folder) => Encoder::Vae(Arc::new(Vae::open(&folder, device)?)),
         None => Encoder::Pixels,
     };
+    let backbone = backbone.of_latents(encoder.latent_channels());
+    let process = Process::new(config, backbone.info().learned_variance)?;
     let text = match path.and_then(text::pipeline) {
         Some(pipeline) if backbone.info().cross_attention.is_some() => {
             let text = TextEncoders::open(&pipeline, device, dtype)?;
@@ -324,13 +357,19 @@ fn embedded_scheduler() -> Result<SchedulerConfig, Error> {
     )?)
 }
 
-/// The scheduler beside a network: in `scheduler/` of the pipeline, or in the network's own folder. Without one, DiT's own: linear betas, the
-/// network predicts the noise.
-fn scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
-    match scheduler_file(path) {
-        Some(file) => Ok(SchedulerConfig::read(&file)?),
-        None => Ok(SchedulerConfig::default()),
-    }
+/// The scheduler beside a network: in `scheduler/` of the pipeline, or in the network's own folder. Without one, the architecture's own: of a DiT linear
+/// betas, of a UNet Stable Diffusion's; the network predicts the noise, or the velocity where a whole Stable Diffusion 2 in one file does not say.
+fn scheduler(path: &Path, info: &ModelInfo) -> Result<SchedulerConfig, Error> {
+    /// Width of the text in Stable Diffusion 2.
+    const SECOND: usize = 1024;
+    Ok(match (scheduler_file(path), info.cross_attention) {
+        (Some(file), _) => SchedulerConfig::read(&file)?,
+        (None, None) => SchedulerConfig::default(),
+        (None, Some(SECOND)) if path.is_file() => {
+            SchedulerConfig::stable_diffusion(Prediction::VPrediction)
+        }
+        (None, Some(_)) => SchedulerConfig::stable_diffusion(Prediction::Epsilon),
+    })
 }
 
 fn scheduler_file(path: &Path) -> Option<PathBuf> {

@@ -108,6 +108,14 @@ impl Encoder {
         }
     }
 
+    /// Channels of latents.
+    pub fn latent_channels(&self) -> usize {
+        match self {
+            Self::Pixels => 3,
+            Self::Vae(vae) => vae.config().latent_channels,
+        }
+    }
+
     /// Whether latents are pictures.
     pub fn is_pixels(&self) -> bool {
         matches!(self, Self::Pixels)

@@ -8,6 +8,7 @@ mod bad_plugin;
 mod bad_settings;
 mod bench;
 mod composition;
+mod e2e_ft;
 mod evaluation;
 mod failures;
 mod interchange;
