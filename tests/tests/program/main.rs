@@ -22,4 +22,5 @@ mod pretrain;
 mod resume;
 mod run_folder;
 mod sampling;
+mod text;
 mod training;
