@@ -218,6 +218,7 @@ mod tests {
             process: Process::new(SchedulerConfig::default(), false).unwrap(),
             encoder: Encoder::Pixels,
             text: Some(Arc::new(
+            adapters: Vec::new(),
                 TextEncoders::open(dir.path(), &Device::Cpu, DType::F32).unwrap(),
             )),
         };
