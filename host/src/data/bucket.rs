@@ -62,7 +62,8 @@ mod tests {
             for size in &sizes {
                 let area = (size.height * size.width) as f64 / (side * side) as f64;
                 assert!(area <= 1.0 && area > 0.7, "{size:?}");
-                let fits = |length: usize| length.is_multiple_of(multiple) || *size == Size::square(side);
+                let fits =
+                    |length: usize| length.is_multiple_of(multiple) || *size == Size::square(side);
                 assert!(fits(size.height) && fits(size.width), "{size:?}");
             }
         }
