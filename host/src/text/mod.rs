@@ -2,6 +2,7 @@
 
 pub mod clip;
 mod error;
+mod place;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tokenizer;
@@ -21,6 +22,7 @@ use crate::memo::{self, Memo};
 use crate::ops::autograd::no_grad;
 pub use clip::{ClipConfig, ClipText, Encoded};
 pub use error::Error;
+use place::Place;
 pub use tokenizer::{Tokenizer, Tokens};
 pub use vocabulary::make_tokenizer;
 
@@ -68,8 +70,11 @@ pub struct TextInfo {
     pub tokens: usize,
 }
 
-/// The pipeline of a path, if it has text encoders: the path itself, or the folder above its network's.
+/// The pipeline of a path, if it has text encoders: the path itself, which may be a file that holds a whole pipeline, or the folder above its network's.
 pub fn pipeline(path: &Path) -> Option<PathBuf> {
+    if !place::within(path).0.is_empty() {
+        return Some(path.to_path_buf());
+    }
     let is_network = ["unet", "transformer"]
         .iter()
         .any(|name| path.ends_with(name));
@@ -86,9 +91,9 @@ pub fn pipeline(path: &Path) -> Option<PathBuf> {
         .map(Path::to_path_buf)
 }
 
-/// A pipeline's folders of encoders and tokenizers, in order.
+/// A pipeline's encoders and folders of tokenizers, in order.
 struct Parts {
-    folders: Vec<(PathBuf, PathBuf)>,
+    stages: Vec<(Place, PathBuf)>,
     xl: bool,
     zeros: bool,
 }
@@ -98,6 +103,9 @@ struct Parts {
 /// # Errors
 /// [`Error::Missing`] for one that its index names, or that its kind cannot do without.
 fn parts(pipeline: &Path) -> std::result::Result<Parts, Error> {
+    if pipeline.is_file() {
+        return parts_of_file(pipeline);
+    }
     let index = index(pipeline);
     let there = |part: &str| pipeline.join(part).is_dir();
     let named = |part: &str| index[part][1].is_string();
@@ -112,7 +120,7 @@ fn parts(pipeline: &Path) -> std::result::Result<Parts, Error> {
             "second tokenizer",
         ),
     ];
-    let mut folders = Vec::new();
+    let mut stages = Vec::new();
     for (number, (encoder, encoder_is, tokenizer, tokenizer_is)) in all.into_iter().enumerate() {
         // A refiner has the second alone, and its index says so.
         let wanted = match number {
@@ -131,15 +139,43 @@ fn parts(pipeline: &Path) -> std::result::Result<Parts, Error> {
                 });
             }
         }
-        folders.push((pipeline.join(encoder), pipeline.join(tokenizer)));
+        stages.push((
+            Place::Folder(pipeline.join(encoder)),
+            pipeline.join(tokenizer),
+        ));
     }
     Ok(Parts {
-        folders,
+        stages,
         xl,
         zeros: xl
             && index["force_zeros_for_empty_prompt"]
                 .as_bool()
                 .unwrap_or(true),
+    })
+}
+
+/// The parts of a pipeline that is one file; such files hold no tokenizers.
+///
+/// # Errors
+/// [`Error::Beside`] for a tokenizer that is not beside it.
+fn parts_of_file(file: &Path) -> std::result::Result<Parts, Error> {
+    let (encoders, xl) = place::within(file);
+    let stages = (encoders.into_iter())
+        .map(|(encoder, part)| {
+            let tokenizer = file.with_file_name(part);
+            match tokenizer.is_dir() {
+                true => Ok((encoder, tokenizer)),
+                false => Err(Error::Beside {
+                    file: file.to_owned(),
+                    part,
+                }),
+            }
+        })
+        .collect::<std::result::Result<_, _>>()?;
+    Ok(Parts {
+        stages,
+        xl,
+        zeros: xl,
     })
 }
 
@@ -156,9 +192,9 @@ fn index(pipeline: &Path) -> Value {
 /// # Errors
 /// A part that is missing, or a configuration that cannot be used.
 pub fn inspect(pipeline: &Path) -> std::result::Result<TextInfo, Error> {
-    let Parts { folders, xl, .. } = parts(pipeline)?;
-    let configs = (folders.iter())
-        .map(|(encoder, _)| clip::read_config(encoder))
+    let Parts { stages, xl, .. } = parts(pipeline)?;
+    let configs = (stages.iter())
+        .map(|(encoder, _)| encoder.config())
         .collect::<std::result::Result<Vec<_>, _>>()?;
     let tokens = (configs.iter())
         .map(|config| config.max_position_embeddings)
@@ -184,8 +220,8 @@ impl TextEncoders {
         device: &Device,
         dtype: DType,
     ) -> std::result::Result<Self, Error> {
-        let Parts { folders, xl, zeros } = parts(pipeline)?;
-        let stages = (folders.iter())
+        let Parts { stages, xl, zeros } = parts(pipeline)?;
+        let stages = (stages.iter())
             .map(|(encoder, tokenizer)| Stage::open(encoder, tokenizer, device, dtype))
             .collect::<std::result::Result<_, _>>()?;
         Ok(Self {
@@ -339,12 +375,12 @@ impl TextEncoders {
 
 impl Stage {
     fn open(
-        encoder: &Path,
+        encoder: &Place,
         tokenizer: &Path,
         device: &Device,
         dtype: DType,
     ) -> std::result::Result<Self, Error> {
-        let model = ClipText::open(encoder, device, dtype)?;
+        let model = encoder.open(device, dtype)?;
         let config = model.config();
         let dir = tokenizer;
         let tokenizer = Tokenizer::open(dir, config.max_position_embeddings)?;
