@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use crate::adapter::{self, Report};
 use crate::backbone::{self, Backbone, Config, ModelInfo};
 use crate::config::AdapterEntry;
-use crate::diffusion::{self, Process, SchedulerConfig};
+use crate::diffusion::{self, Prediction, Process, SchedulerConfig};
 use crate::encode::{self, CachedVae, Encoder, Vae, vae};
 use crate::text::{self, TextEncoders, TextInfo};
 
@@ -89,8 +89,9 @@ pub fn inspect(path: Option<&Path>) -> Result<Facts, Error> {
             .info()
             .clone(),
         Some(path) => {
-            scheduler(path)?;
-            backbone::inspect(path)?.info
+            let info = backbone::inspect(path)?.info;
+            scheduler(path, &info)?;
+            info
         }
     };
     let (factor, latent_channels) = match path.and_then(vae_folder) {
@@ -215,11 +216,14 @@ fn check_text(info: &ModelInfo, pipeline: &Path, text: Option<TextInfo>) -> Resu
     }
 }
 
-/// The autoencoder of a pipeline folder, if it has one.
+/// The autoencoder of a pipeline, if it has one: its folder, or the file that holds the whole pipeline.
 pub fn vae_folder(path: &Path) -> Option<PathBuf> {
     // The path may also be that of the pipeline's network.
     let is_network = path.ends_with("transformer") || path.ends_with("unet");
     let beside = path.parent().filter(|_| is_network);
+    if vae::is_within(path) {
+        return Some(path.to_path_buf());
+    }
     let folders = [Some(path), beside].into_iter().flatten();
     let mut folders = folders.map(|folder| folder.join("vae"));
     folders.find(|folder| folder.is_dir())
@@ -294,15 +298,18 @@ pub fn open(
             embedded_scheduler()?,
         ),
         Some(path) => {
+            let opened = Backbone::open_adapted(path, &adapters, device, dtype)?;
+            let config = scheduler(path, opened.0.info())?;
             // Here and not where it is read, so that a run that first looks at the headers says it once.
             if scheduler_file(path).is_none() {
                 tracing::warn!(
-                    "`{}` has no scheduler_config.json: taking DiT's own (linear betas, epsilon prediction)",
-                    path.display()
+                    "`{}` has no scheduler_config.json: taking the process that such models were trained with, {:?} prediction and {:?} betas; a `scheduler/` beside it says otherwise",
+                    path.display(),
+                    config.prediction_type,
+                    config.beta_schedule
                 );
             }
-            let opened = Backbone::open_adapted(path, &adapters, device, dtype)?;
-            (opened, scheduler(path)?)
+            (opened, config)
         }
     };
     for report in &reports {
@@ -350,13 +357,19 @@ fn embedded_scheduler() -> Result<SchedulerConfig, Error> {
     )?)
 }
 
-/// The scheduler beside a network: in `scheduler/` of the pipeline, or in the network's own folder. Without one, DiT's own: linear betas, the
-/// network predicts the noise.
-fn scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
-    match scheduler_file(path) {
-        Some(file) => Ok(SchedulerConfig::read(&file)?),
-        None => Ok(SchedulerConfig::default()),
-    }
+/// The scheduler beside a network: in `scheduler/` of the pipeline, or in the network's own folder. Without one, the architecture's own: of a DiT linear
+/// betas, of a UNet Stable Diffusion's; the network predicts the noise, or the velocity where a whole Stable Diffusion 2 in one file does not say.
+fn scheduler(path: &Path, info: &ModelInfo) -> Result<SchedulerConfig, Error> {
+    /// Width of the text in Stable Diffusion 2.
+    const SECOND: usize = 1024;
+    Ok(match (scheduler_file(path), info.cross_attention) {
+        (Some(file), _) => SchedulerConfig::read(&file)?,
+        (None, None) => SchedulerConfig::default(),
+        (None, Some(SECOND)) if path.is_file() => {
+            SchedulerConfig::stable_diffusion(Prediction::VPrediction)
+        }
+        (None, Some(_)) => SchedulerConfig::stable_diffusion(Prediction::Epsilon),
+    })
 }
 
 fn scheduler_file(path: &Path) -> Option<PathBuf> {

@@ -12,6 +12,7 @@ pub mod forward_file;
 mod initial;
 mod inspect;
 mod layers;
+pub(crate) mod ldm;
 mod pass;
 mod resnet;
 mod source;
@@ -37,7 +38,7 @@ pub use layers::{Conv, LayerInfo, LayerKind};
 pub(crate) use layers::{Embedding, LayerNorm, Linear, Parameter};
 pub use pass::{Conditioning, Input, LayerHook, Overlay, Pass, Piece, Positions, Replay};
 pub(crate) use resnet::{Norms, Resnet};
-pub(crate) use source::Source;
+pub(crate) use source::{Outline, Source};
 pub use unet::UnetConfig;
 
 use crate::adapter::merged::Merged;
@@ -132,7 +133,8 @@ enum Model {
 }
 
 impl Backbone {
-    /// Reads a backbone: a diffusers pipeline folder, its `transformer/` or `unet/` folder, or an original DiT file (`.pt` or `.safetensors`).
+    /// Reads a backbone: a diffusers pipeline folder, its `transformer/` or `unet/` folder, an original DiT file (`.pt` or `.safetensors`), or a whole
+    /// Stable Diffusion in its original layout (`.safetensors` or `.ckpt`).
     ///
     /// Files are memory-mapped and converted to `dtype` one tensor at a time.
     ///

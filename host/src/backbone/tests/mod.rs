@@ -7,6 +7,7 @@ mod files;
 pub(crate) mod formula;
 mod parity;
 mod passes;
+pub(crate) mod single_file;
 mod unet;
 mod unet_files;
 

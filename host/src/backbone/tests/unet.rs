@@ -11,7 +11,7 @@ const FORWARD: f64 = 1e-4;
 const BACKWARD: f64 = 1e-3;
 const TIMESTEPS: [u32; 2] = [3, 871];
 /// Numbers kept of each parameter's gradient.
-const KEPT: usize = 8;
+const KEPT: usize = 4;
 
 pub(super) fn config(name: &str) -> UnetConfig {
     let file = folder(name).join("config.json");
