@@ -217,8 +217,8 @@ mod tests {
             backbone: Backbone::init(config, 1, &Device::Cpu).unwrap(),
             process: Process::new(SchedulerConfig::default(), false).unwrap(),
             encoder: Encoder::Pixels,
-            text: Some(Arc::new(
             adapters: Vec::new(),
+            text: Some(Arc::new(
                 TextEncoders::open(dir.path(), &Device::Cpu, DType::F32).unwrap(),
             )),
         };

@@ -14,8 +14,8 @@ pub use config::{Activation, ClipConfig};
 
 use super::Error;
 use crate::backbone::{
-    self, Assembly, Embedding, Initial, LayerNorm, Linear, ModelFolder, Overlay, Parameter, Pass, Source,
-    write_folder,
+    self, Assembly, Embedding, Initial, LayerNorm, Linear, ModelFolder, Overlay, Parameter, Pass,
+    Source, write_folder,
 };
 use crate::ops;
 
