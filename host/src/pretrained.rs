@@ -9,8 +9,9 @@ use candle_core::{DType, Device};
 use crate::adapter::{self, Report};
 use crate::backbone::{self, Backbone, Config, ModelInfo};
 use crate::config::AdapterEntry;
-use crate::diffusion::{self, Process, SchedulerConfig};
-use crate::encode::{self, Encoder, Vae, vae};
+use crate::diffusion::{self, Prediction, Process, SchedulerConfig};
+use crate::encode::{self, CachedVae, Encoder, Vae, vae};
+use crate::text::{self, TextEncoders, TextInfo};
 
 /// What the embedded backbone is called where a path would stand.
 pub const EMBEDDED: &str = "embedded";
@@ -34,13 +35,26 @@ pub enum Error {
     /// Its autoencoder.
     #[error(transparent)]
     Encoder(#[from] encode::Error),
+    /// Its text encoders.
+    #[error(transparent)]
+    Text(#[from] text::Error),
     /// The network is told a text, and nothing reads it.
     #[error(
         "the backbone is conditioned on texts (`encoder_hidden_states` {width} wide), and there is no text encoder beside it to make them"
     )]
-    Text {
+    NoText {
         /// Width of the text's tokens.
         width: usize,
+    },
+    /// The network takes something beside the latents, and nothing gives it.
+    #[error(
+        "the backbone takes {channels} channels and its latents have {latents}: something must be joined to them, which a plugin at the slot `denoiser_input` does (e2e_ft joins those of a picture)"
+    )]
+    Wide {
+        /// The network's input channels.
+        channels: usize,
+        /// The latents'.
+        latents: usize,
     },
     /// The network works on something else than RGB images.
     #[error(
@@ -61,6 +75,10 @@ pub struct Pretrained {
     pub process: Process,
     /// Between images and latents.
     pub encoder: Encoder,
+    /// Between texts and what the network reads of them.
+    pub text: Option<Arc<TextEncoders>>,
+    /// What adapter files were merged into the network.
+    pub adapters: Vec<Report>,
 }
 
 /// The facts about a model, from its headers alone; `path` none is the embedded model.
@@ -73,20 +91,21 @@ pub fn inspect(path: Option<&Path>) -> Result<Facts, Error> {
             .info()
             .clone(),
         Some(path) => {
-            scheduler(path)?;
-            backbone::inspect(path)?.info
+            let info = backbone::inspect(path)?.info;
+            scheduler(path, &info)?;
+            info
         }
     };
-    let factor = match path.and_then(vae_folder) {
-        None if info.in_channels != 3 => {
+    let (factor, latent_channels) = match path.and_then(vae_folder) {
+        None if info.in_channels == 0 || !info.in_channels.is_multiple_of(3) => {
             return Err(Error::Channels {
                 channels: info.in_channels,
             });
         }
-        None => 1,
+        None => (1, 3),
         Some(folder) => {
             let config = vae::read_config(&folder)?;
-            if config.latent_channels != info.in_channels {
+            if config.latent_channels > info.in_channels {
                 return Err(encode::Error::Channels {
                     path: folder,
                     latents: config.latent_channels,
@@ -94,10 +113,18 @@ pub fn inspect(path: Option<&Path>) -> Result<Facts, Error> {
                 }
                 .into());
             }
-            config.factor()
+            (config.factor(), config.latent_channels)
         }
     };
-    Ok(Facts { info, factor })
+    let pipeline = path.and_then(text::pipeline);
+    let text = pipeline.as_deref().map(text::inspect).transpose()?;
+    Ok(Facts {
+        info: info.of_latents(latent_channels),
+        factor,
+        latent_channels,
+        text,
+        pipeline,
+    })
 }
 
 /// The facts about a model from its headers.
@@ -107,9 +134,27 @@ pub struct Facts {
     pub info: ModelInfo,
     /// Pictures are this many times as high and wide as their latents.
     pub factor: usize,
+    /// Channels of the latents.
+    pub latent_channels: usize,
+    /// What its text encoders give, where it has some.
+    pub text: Option<TextInfo>,
+    /// The pipeline that they are of.
+    pipeline: Option<PathBuf>,
 }
 
 impl Facts {
+    /// Refuses a network that is conditioned on what a run cannot give it.
+    ///
+    /// # Errors
+    /// It attends to a text and there is no text encoder, or one of another model.
+    pub fn check_conditioning(&self) -> Result<(), Error> {
+        let pipeline = self
+            .pipeline
+            .as_deref()
+            .unwrap_or(Path::new("the backbone"));
+        check_text(&self.info, pipeline, self.text)
+    }
+
     /// Side of the pictures it was trained on, in pixels.
     pub fn image_size(&self) -> usize {
         self.info.sample_size * self.factor
@@ -121,28 +166,92 @@ impl Facts {
     }
 }
 
-/// Refuses a network that is conditioned on what a run cannot give it.
+/// Refuses a network that takes more than latents of `latents` channels where nothing is `joined` to them.
 ///
 /// # Errors
-/// It attends to a text.
-pub fn check_conditioning(info: &ModelInfo) -> Result<(), Error> {
-    match info.cross_attention {
-        Some(width) => Err(Error::Text { width }),
-        None => Ok(()),
+/// [`Error::Wide`].
+pub fn check_input(info: &ModelInfo, latents: usize, joined: bool) -> Result<(), Error> {
+    let channels = info.in_channels;
+    match channels == latents || joined {
+        true => Ok(()),
+        false => Err(Error::Wide { channels, latents }),
     }
 }
 
-/// The autoencoder of a pipeline folder, if it has one.
+/// Refuses a network that is conditioned on texts of which its pipeline's text encoders make nothing, or something else.
+///
+/// # Errors
+/// It attends to a text and there is no text encoder, or one of another model.
+fn check_text(info: &ModelInfo, pipeline: &Path, text: Option<TextInfo>) -> Result<(), Error> {
+    let Some(width) = info.cross_attention else {
+        return Ok(());
+    };
+    let Some(text) = text else {
+        return Err(Error::NoText { width });
+    };
+    let shown = |width: Option<usize>| width.map_or("none".to_owned(), |width| width.to_string());
+    // Of two encoders that should be there, the second is the one that is forgotten.
+    if info.text_embeds.is_some() && text.embeds.is_none() {
+        return Err(text::Error::Missing {
+            pipeline: pipeline.to_owned(),
+            what: "second text encoder",
+            part: "text_encoder_2",
+        }
+        .into());
+    }
+    let pairs = [
+        (text::STATES, Some(text.states), Some(width)),
+        (text::EMBEDS, text.embeds, info.text_embeds),
+    ];
+    match pairs
+        .into_iter()
+        .find(|(_, found, expected)| found != expected)
+    {
+        None => Ok(()),
+        Some((what, found, expected)) => Err(text::Error::Width {
+            pipeline: pipeline.to_owned(),
+            what,
+            found: shown(found),
+            expected: shown(expected),
+        }
+        .into()),
+    }
+}
+
+/// The autoencoder of a pipeline, if it has one: its folder, or the file that holds the whole pipeline.
 pub fn vae_folder(path: &Path) -> Option<PathBuf> {
     // The path may also be that of the pipeline's network.
     let is_network = path.ends_with("transformer") || path.ends_with("unet");
     let beside = path.parent().filter(|_| is_network);
+    if vae::is_within(path) {
+        return Some(path.to_path_buf());
+    }
     let folders = [Some(path), beside].into_iter().flatten();
     let mut folders = folders.map(|folder| folder.join("vae"));
     folders.find(|folder| folder.is_dir())
 }
 
 impl Pretrained {
+    /// The same model, keeping what the autoencoder and the text encoders make of images and texts in the cache folder `root`.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn caching(self, root: &Path) -> candle_core::Result<Self> {
+        let encoder = match self.encoder {
+            Encoder::Vae(vae) => Encoder::Cached(Arc::new(CachedVae::new(vae, root)?)),
+            other => other,
+        };
+        let text = match self.text {
+            None => None,
+            Some(text) => Some(Arc::new(text.cached(root)?)),
+        };
+        Ok(Self {
+            encoder,
+            text,
+            ..self
+        })
+    }
+
     /// The same model with other positions at sizes that it was not trained at.
     pub fn placing(self, positions: crate::backbone::Positions) -> Self {
         Self {
@@ -191,29 +300,43 @@ pub fn open(
             embedded_scheduler()?,
         ),
         Some(path) => {
+            let opened = Backbone::open_adapted(path, &adapters, device, dtype)?;
+            let config = scheduler(path, opened.0.info())?;
             // Here and not where it is read, so that a run that first looks at the headers says it once.
             if scheduler_file(path).is_none() {
                 tracing::warn!(
-                    "`{}` has no scheduler_config.json: taking DiT's own (linear betas, epsilon prediction)",
-                    path.display()
+                    "`{}` has no scheduler_config.json: taking the process that such models were trained with, {:?} prediction and {:?} betas; a `scheduler/` beside it says otherwise",
+                    path.display(),
+                    config.prediction_type,
+                    config.beta_schedule
                 );
             }
-            let opened = Backbone::open_adapted(path, &adapters, device, dtype)?;
-            (opened, scheduler(path)?)
+            (opened, config)
         }
     };
     for report in &reports {
         report.log();
     }
-    let process = Process::new(config, backbone.info().learned_variance)?;
     let encoder = match path.and_then(vae_folder) {
         Some(folder) => Encoder::Vae(Arc::new(Vae::open(&folder, device)?)),
         None => Encoder::Pixels,
+    };
+    let backbone = backbone.of_latents(encoder.latent_channels());
+    let process = Process::new(config, backbone.info().learned_variance)?;
+    let text = match path.and_then(text::pipeline) {
+        Some(pipeline) if backbone.info().cross_attention.is_some() => {
+            let text = TextEncoders::open(&pipeline, device, dtype)?;
+            check_text(backbone.info(), &pipeline, Some(text.info()))?;
+            Some(Arc::new(text))
+        }
+        _ => None,
     };
     Ok(Pretrained {
         backbone,
         process,
         encoder,
+        text,
+        adapters: reports,
     })
 }
 
@@ -237,13 +360,19 @@ fn embedded_scheduler() -> Result<SchedulerConfig, Error> {
     )?)
 }
 
-/// The scheduler beside a network: in `scheduler/` of the pipeline, or in the network's own folder. Without one, DiT's own: linear betas, the
-/// network predicts the noise.
-fn scheduler(path: &Path) -> Result<SchedulerConfig, Error> {
-    match scheduler_file(path) {
-        Some(file) => Ok(SchedulerConfig::read(&file)?),
-        None => Ok(SchedulerConfig::default()),
-    }
+/// The scheduler beside a network: in `scheduler/` of the pipeline, or in the network's own folder. Without one, the architecture's own: of a DiT linear
+/// betas, of a UNet Stable Diffusion's; the network predicts the noise, or the velocity where a whole Stable Diffusion 2 in one file does not say.
+fn scheduler(path: &Path, info: &ModelInfo) -> Result<SchedulerConfig, Error> {
+    /// Width of the text in Stable Diffusion 2.
+    const SECOND: usize = 1024;
+    Ok(match (scheduler_file(path), info.cross_attention) {
+        (Some(file), _) => SchedulerConfig::read(&file)?,
+        (None, None) => SchedulerConfig::default(),
+        (None, Some(SECOND)) if path.is_file() => {
+            SchedulerConfig::stable_diffusion(Prediction::VPrediction)
+        }
+        (None, Some(_)) => SchedulerConfig::stable_diffusion(Prediction::Epsilon),
+    })
 }
 
 fn scheduler_file(path: &Path) -> Option<PathBuf> {

@@ -269,7 +269,7 @@ fn locate(path: &Path) -> Result<PathBuf, Error> {
         })
         .map(|below| below.display().to_string())
         .collect();
-    let whole = ["model_index.json", "transformer", "config.json"];
+    let whole = ["model_index.json", "transformer", "unet", "config.json"];
     Err(folder(match files.len() {
         0 | 1 if whole.iter().any(|name| dir.join(name).exists()) => {
             "holds a whole model and no adapter; give it as --backbone".to_owned()

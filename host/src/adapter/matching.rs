@@ -10,6 +10,7 @@ use super::file::Parts;
 use super::keys::Module;
 use super::{AdapterWeights, LayerUpdate};
 use crate::backbone::LayerInfo;
+use crate::backbone::ldm::UnetNames;
 
 /// A file's content by layers of a backbone.
 #[derive(Debug)]
@@ -99,14 +100,29 @@ impl AdapterWeights {
             .enumerate()
             .map(|(index, layer)| (layer.path.replace('.', "_"), index))
             .collect();
+        // kohya's tools name the layers of Stable Diffusion XL as the original code does.
+        let original = UnetNames::of(layers);
+        let by_original: HashMap<String, usize> = layers
+            .iter()
+            .enumerate()
+            .filter_map(|(index, layer)| {
+                let name = original.as_ref()?.original(&layer.path)?;
+                Some((name.replace('.', "_"), index))
+            })
+            .collect();
         let place = |module: &Module| match module {
             Module::Path(path) => by_path.get(path.as_str()).copied().or_else(|| {
                 // diffusers' own conversion to kohya's form keeps the part's name, and sometimes a dot.
                 let flat = path.replace('.', "_");
                 let bare = flat.strip_prefix("transformer_").unwrap_or(&flat);
-                by_flat.get(&flat).or_else(|| by_flat.get(bare)).copied()
+                let places = [
+                    by_flat.get(&flat),
+                    by_flat.get(bare),
+                    by_original.get(&flat),
+                ];
+                places.into_iter().flatten().next().copied()
             }),
-            Module::Flat(path) => by_flat.get(path).copied(),
+            Module::Flat(path) => by_flat.get(path).or_else(|| by_original.get(path)).copied(),
             Module::Elsewhere => None,
         };
         let mut report = Report {

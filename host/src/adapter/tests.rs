@@ -345,7 +345,7 @@ fn what_is_rewritten_in_another_format_means_the_same_or_is_refused() {
         let weights = AdapterWeights::read(&file(name)).unwrap();
         let updates = weights.matched(&layers).unwrap().updates;
         for &format in formats {
-            let written = write(&updates, &layers, format).unwrap();
+            let written = write(&updates, &layers, "transformer", format).unwrap();
             let folder = dir.path().join(format!("{name} {format:?}"));
             std::fs::create_dir(&folder).unwrap();
             let tensors = written
@@ -366,7 +366,7 @@ fn what_is_rewritten_in_another_format_means_the_same_or_is_refused() {
         }
         for &format in refused {
             assert!(
-                write(&updates, &layers, format).is_err(),
+                write(&updates, &layers, "transformer", format).is_err(),
                 "{name} as {format:?}"
             );
         }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::keys::{LORA_BIAS, MAGNITUDE};
 use super::{Kind, LayerUpdate};
+use crate::backbone::ldm::UnetNames;
 use crate::backbone::{LayerInfo, LayerKind};
 
 /// A format of adapter files.
@@ -46,17 +47,18 @@ pub struct Written {
     pub text: Option<(&'static str, String)>,
 }
 
-/// Writes updates of these layers in a format.
+/// Writes updates of these layers in a format; `part` is the folder of a pipeline that holds their network.
 ///
 /// # Errors
 /// A sentence about what the format cannot say: more than one method in a file, or a method that it has no names for.
 pub fn write(
     updates: &[LayerUpdate],
     layers: &[LayerInfo],
+    part: &str,
     format: Format,
 ) -> Result<Written, String> {
     match format {
-        Format::Kohya => kohya(updates),
+        Format::Kohya => kohya(updates, layers),
         Format::Peft => {
             let (config, tensors) = peft(updates, layers)?;
             Ok(Written {
@@ -79,12 +81,12 @@ pub fn write(
             }
             let config: Map<String, Value> = config
                 .into_iter()
-                .map(|(key, value)| (format!("transformer.{key}"), value))
+                .map(|(key, value)| (format!("{part}.{key}"), value))
                 .collect();
             let text = Value::Object(config).to_string();
             Ok(Written {
                 file: format.file(),
-                tensors: prefixed("transformer.", tensors),
+                tensors: prefixed(&format!("{part}."), tensors),
                 metadata: BTreeMap::from([("lora_adapter_metadata".to_owned(), text)]),
                 text: None,
             })
@@ -233,10 +235,19 @@ fn decompose_factor(updates: &[LayerUpdate]) -> i64 {
     }
 }
 
-fn kohya(updates: &[LayerUpdate]) -> Result<Written, String> {
+fn kohya(updates: &[LayerUpdate], layers: &[LayerInfo]) -> Result<Written, String> {
+    // kohya's tools name the layers of Stable Diffusion XL as the original code does, all others as diffusers does.
+    let is_xl = layers
+        .iter()
+        .any(|layer| layer.path.starts_with("add_embedding."));
+    let original = UnetNames::of(layers).filter(|_| is_xl);
     let mut tensors = BTreeMap::new();
     for update in updates {
-        let module = format!("lora_unet_{}", update.path.replace('.', "_"));
+        let path = original
+            .as_ref()
+            .and_then(|names| names.original(&update.path));
+        let path = path.unwrap_or_else(|| update.path.clone());
+        let module = format!("lora_unet_{}", path.replace('.', "_"));
         // LyCORIS multiplies a product of two whole factors by nothing.
         let whole =
             update.tensors.contains_key("lokr_w1") && update.tensors.contains_key("lokr_w2");

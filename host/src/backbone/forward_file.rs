@@ -112,7 +112,19 @@ impl InputsFile {
 /// # Errors
 /// A disk that refuses.
 pub fn write_prediction(prediction: &Tensor, output: &Path) -> Result<(), Error> {
-    let results = HashMap::from([("prediction", prediction.to_device(&Device::Cpu)?)]);
+    write_outputs(&[("prediction".to_owned(), prediction.clone())], output)
+}
+
+/// Writes a file of tensors, in f32.
+///
+/// # Errors
+/// A disk that refuses.
+pub fn write_outputs(outputs: &[(String, Tensor)], output: &Path) -> Result<(), Error> {
+    let mut results = HashMap::new();
+    for (name, tensor) in outputs {
+        let tensor = tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        results.insert(name.as_str(), tensor.contiguous()?);
+    }
     candle_core::safetensors::save(&results, output).map_err(|error| Error::Io {
         path: output.to_owned(),
         source: std::io::Error::other(error.to_string()),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{ArgGroup, Args, ValueEnum};
+use toml::Value;
 
 use super::arguments::{AdapterChoice, Flags, plugin_argument, whole};
 use super::failure::Failure;
@@ -37,6 +38,12 @@ pub(super) struct DrawingArguments {
     /// The classes to draw in turn, numbers or names, separated by commas [default: all]
     #[arg(long, value_name = "CLASS", value_delimiter = ',')]
     class: Vec<String>,
+    /// A text to draw, for a backbone that is conditioned on text; may be repeated, and is drawn in turn [default: captions of the run's data]
+    #[arg(long = "prompt", value_name = "TEXT")]
+    prompts: Vec<String>,
+    /// What guidance leads away from, in words [default: no text]
+    #[arg(long, value_name = "TEXT")]
+    negative: Option<String>,
     /// Seed of the first image
     #[arg(long, value_name = "S", value_parser = whole(), allow_negative_numbers = true)]
     seed: Option<i64>,
@@ -186,6 +193,10 @@ impl DrawingArguments {
             "--sampler",
             self.sampler.and_then(word).as_deref(),
         );
+        let prompts = self.prompts.iter().cloned().map(Value::String).collect();
+        let prompts = (!self.prompts.is_empty()).then_some(Value::Array(prompts));
+        flags.push("sample", "prompts", "--prompt", prompts);
+        flags.text("sample", "negative", "--negative", self.negative.as_deref());
         flags.whole("sample", "steps", "--steps", self.steps);
         flags.text(
             "sample",
@@ -215,9 +226,18 @@ impl DrawingArguments {
 
     /// Writes the classes asked for into the configuration, and gives the names of the model's classes and those to draw if none are asked for.
     fn classes(&self, resolved: &mut Resolved) -> Result<(Vec<String>, Vec<u32>), Failure> {
-        let known = pretrained::inspect(resolved.config.backbone.path.as_deref())?
-            .info
-            .null_class();
+        let info = pretrained::inspect(resolved.config.backbone.path.as_deref())?.info;
+        if info.cross_attention.is_none() && !(self.prompts.is_empty() && self.negative.is_none()) {
+            return Err(Failure::input(
+                "the backbone is conditioned on classes, not on text; ask by --class",
+            ));
+        }
+        if info.num_classes.is_none() && !self.class.is_empty() {
+            return Err(Failure::input(
+                "the backbone knows no classes; ask in words, by --prompt",
+            ));
+        }
+        let known = info.null_class();
         let names = match (&self.run, &resolved.config.backbone.path) {
             (Some(folder), _) => classes_of(folder),
             (None, None) => pretrained::embedded_classes(),

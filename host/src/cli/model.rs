@@ -11,11 +11,12 @@ use super::failure::Failure;
 use super::text::{Listing, grouped, table};
 use super::threads;
 use crate::adapter::{Report, read_all};
-use crate::backbone::forward_file::{InputsFile, forward_file, write_prediction};
-use crate::backbone::{Backbone, Inspection, LayerKind, inspect};
+use crate::backbone::forward_file::{InputsFile, forward_file, write_outputs, write_prediction};
+use crate::backbone::{Backbone, Inspection, LayerKind, Pass, inspect};
 use crate::config::Precision;
 use crate::encode::Vae;
 use crate::pretrained::{inspect_adapters, vae_folder};
+use crate::text::{self, ClipText, TextEncoders};
 
 /// Look into a backbone, or run it raw
 #[derive(Debug, Subcommand)]
@@ -43,6 +44,8 @@ pub(super) struct Inspect {
 /// to another. The conditioning of a DiT is `class_labels` [B] (without them, the null class), of a UNet `encoder_hidden_states` [B,S,D],
 /// of SDXL's also `text_embeds` [B,P] and `time_ids` [B,6]. Of the autoencoder, `vae-encode` reads `images` [B,3,H,W] in -1..1 and writes
 /// the posterior's mean, `vae-decode` reads `latents` [B,C,h,w] and writes the pictures, both as `prediction` and without the scaling factor.
+/// `text` reads `input_ids` [B,S] (and `input_ids_2` for SDXL's second encoder, else the same) and writes what the network is told as `prediction`,
+/// and of each encoder `last_hidden_state`, `penultimate_hidden_state` and `pooled` (projected where it projects), with `_2` for the second.
 #[derive(Debug, Args)]
 pub(super) struct Forward {
     /// A diffusers folder (pipeline root, its transformer/ or its unet/), or an original DiT .pt or .safetensors file
@@ -76,6 +79,8 @@ enum Component {
     VaeEncode,
     /// The autoencoder's second half
     VaeDecode,
+    /// The text encoders
+    Text,
 }
 
 pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
@@ -98,8 +103,10 @@ pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
         }
         Command::Forward(arguments) => {
             threads::set(arguments.threads.unwrap_or(0) as usize);
-            if arguments.component != Component::Denoiser {
-                return autoencode(arguments);
+            match arguments.component {
+                Component::Denoiser => {}
+                Component::Text => return encode_texts(arguments),
+                Component::VaeEncode | Component::VaeDecode => return autoencode(arguments),
             }
             let adapters = read_all(&arguments.adapters.entries()?)?;
             let (backbone, reports) = Backbone::open_adapted(
@@ -131,6 +138,49 @@ fn autoencode(arguments: &Forward) -> Result<Listing, Failure> {
         _ => inputs.accepted(vae.posterior(&inputs.get("images")?))?.mean,
     };
     write_prediction(&prediction, &arguments.output)?;
+    Ok(wrote(&prediction, arguments))
+}
+
+/// Runs the text encoders of a pipeline, or one by itself.
+fn encode_texts(arguments: &Forward) -> Result<Listing, Failure> {
+    let device = Device::Cpu;
+    let dtype = DType::from(arguments.dtype);
+    let path = &arguments.backbone;
+    let inputs = InputsFile::open(&arguments.inputs, &device)?;
+    let ids = inputs.get("input_ids")?;
+    let refused = |error: text::Error| Failure::from(crate::pretrained::Error::from(error));
+    let (prediction, encoded) = match text::pipeline(path) {
+        Some(pipeline) => {
+            let encoders = TextEncoders::open(&pipeline, &device, dtype).map_err(refused)?;
+            let second = match inputs.has("input_ids_2") {
+                true => inputs.get("input_ids_2")?,
+                false => ids.clone(),
+            };
+            let (rows, encoded) = inputs.accepted(encoders.forward(&[ids, second]))?;
+            (rows[text::STATES].clone(), encoded)
+        }
+        None if path.join("config.json").is_file() => {
+            let encoder = ClipText::open(path, &device, dtype).map_err(refused)?;
+            let encoded = inputs.accepted(encoder.forward(&ids, &Pass::frozen()))?;
+            (encoded.last.clone(), vec![encoded])
+        }
+        None => {
+            return Err(Failure::input(format!(
+                "{} has no text encoder: there is no text_encoder/ in it",
+                path.display()
+            )));
+        }
+    };
+    let mut outputs = vec![("prediction".to_owned(), prediction.clone())];
+    for (encoded, ending) in encoded.into_iter().zip(["", "_2"]) {
+        let parts = [
+            ("last_hidden_state", encoded.last),
+            ("penultimate_hidden_state", encoded.penultimate),
+            ("pooled", encoded.pooled),
+        ];
+        outputs.extend(parts.map(|(name, tensor)| (format!("{name}{ending}"), tensor)));
+    }
+    write_outputs(&outputs, &arguments.output)?;
     Ok(wrote(&prediction, arguments))
 }
 

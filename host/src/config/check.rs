@@ -117,6 +117,14 @@ pub fn check_ranges(
         (0.0..=1.0).contains(&dropout),
     )?;
 
+    let dropout = train.caption_dropout;
+    check.number(
+        "train.caption_dropout",
+        "0 to 1",
+        dropout,
+        (0.0..=1.0).contains(&dropout),
+    )?;
+
     check.whole(
         "sample.steps",
         "at least 1",
@@ -147,6 +155,14 @@ pub fn check_ranges(
             "left out or a list of at least one class",
             "[]",
             !classes.is_empty(),
+        )?;
+    }
+    if let Some(prompts) = &sample.prompts {
+        check.text(
+            "sample.prompts",
+            "left out or a list of at least one text",
+            "[]",
+            !prompts.is_empty(),
         )?;
     }
     Ok(())

@@ -161,6 +161,8 @@ fn effect(key: &str, was: &RunFile, now: &RunFile) -> Effect {
         {
             Effect::Harmless
         }
+        // What is kept is computed one by one, which may differ from a whole batch in the last digit.
+        "data.cache_latents" => Effect::Diverges,
         "train.seed" | "train.trainable" => Effect::Incompatible,
         "train.ema_decay" if (was.train.ema_decay == 0.0) != (now.train.ema_decay == 0.0) => {
             Effect::Incompatible

@@ -80,6 +80,12 @@ pub struct DataSection {
     /// (absent for all of them under their own names); of scenes a map (`edges`, `fill`, `depth`, `normals`, `mask`), `hole`, `reference_1` and so on,
     /// or `domain:NAME` (absent for none).
     pub columns: Option<BTreeMap<String, String>>,
+    /// The caption of a folder's images that have none of their own. Absent: a backbone that is conditioned on text needs one for each.
+    pub caption: Option<String>,
+    /// Keep about the shape of each image of a folder: sizes of about `size * size` pixels, one size a batch. Otherwise all are cropped to squares.
+    pub bucketing: bool,
+    /// Keep what the autoencoder and the text encoders make of each image and caption, in memory and in the cache folder.
+    pub cache_latents: bool,
 }
 
 impl Default for DataSection {
@@ -92,6 +98,9 @@ impl Default for DataSection {
             seed: 1,
             workers: 0,
             columns: None,
+            caption: None,
+            bucketing: false,
+            cache_latents: false,
         }
     }
 }
@@ -132,13 +141,15 @@ pub struct TrainSection {
     pub noise_offset: f64,
     /// Share of class labels replaced by the null class, for classifier-free guidance. In 0..=1.
     pub label_dropout: f64,
+    /// Share of captions replaced by no text, for a backbone that is conditioned on text. In 0..=1.
+    pub caption_dropout: f64,
     /// Also train the variance of a backbone that learns one, by the variational bound on the detached mean.
     pub variational_bound: bool,
     /// Keep no activations of the backbone's blocks for the backward pass, but compute them again there (Chen et al. 2016): the same gradients, less memory,
     /// about a third more time.
     pub gradient_checkpointing: bool,
     /// Which parameters of the backbone train: `"auto"`, `"all"`, `"none"`, `"bias"`, `"diffit"`, or a list of globs over
-    /// parameter names. `auto`: all of it when no plugin brings parameters, else none.
+    /// parameter names. `auto`: all of it when no plugin brings parameters of its own, else none.
     pub trainable: Trainable,
     /// Steps between checkpoints; one is always written at the end. 0: only then.
     pub checkpoint_every: u64,
@@ -171,6 +182,7 @@ impl Default for TrainSection {
             weighting_gamma: None,
             noise_offset: 0.0,
             label_dropout: 0.1,
+            caption_dropout: 0.1,
             variational_bound: true,
             gradient_checkpointing: false,
             trainable: Trainable::Auto,
@@ -201,6 +213,10 @@ pub struct SampleSection {
     pub domain_guidance: bool,
     /// Classes to draw, repeated over the images. Absent: every class of the data, in turn.
     pub classes: Option<Vec<u32>>,
+    /// Texts to draw, repeated over the images, for a backbone that is conditioned on text. Absent: the captions of the data, in turn.
+    pub prompts: Option<Vec<String>>,
+    /// What guidance leads away from, in words. Empty: no text.
+    pub negative: String,
     /// Images in a grid. 0: no grids.
     pub count: usize,
     /// Images denoised together; changes speed and memory, never the images. At least 1.
@@ -221,6 +237,8 @@ impl Default for SampleSection {
             guidance: 2.0,
             domain_guidance: false,
             classes: None,
+            prompts: None,
+            negative: String::new(),
             count: 24,
             batch_size: 24,
             seed: 0,

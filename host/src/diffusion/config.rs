@@ -179,6 +179,21 @@ impl Default for SchedulerConfig {
 }
 
 impl SchedulerConfig {
+    /// The process that every Stable Diffusion was trained with: betas whose square roots are evenly spaced.
+    pub fn stable_diffusion(prediction_type: Prediction) -> Self {
+        Self {
+            class_name: "DDIMScheduler".into(),
+            beta_start: 0.00085,
+            beta_end: 0.012,
+            beta_schedule: BetaSchedule::ScaledLinear,
+            prediction_type,
+            steps_offset: 1,
+            set_alpha_to_one: Some(false),
+            clip_sample: Some(false),
+            ..Self::default()
+        }
+    }
+
     /// Reads a `scheduler_config.json`.
     ///
     /// # Errors

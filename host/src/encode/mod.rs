@@ -1,5 +1,6 @@
 //! Between pictures and latents. A pixel-space model has no autoencoder: its latents are the pictures.
 
+mod cached;
 pub mod vae;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 
 use crate::backbone;
+pub use cached::CachedVae;
 pub use vae::{Vae, VaeConfig};
 
 /// Why an autoencoder cannot be used.
@@ -46,6 +48,8 @@ pub enum Encoder {
     Pixels,
     /// A frozen autoencoder.
     Vae(Arc<Vae>),
+    /// The same, which encodes each image of the data once.
+    Cached(Arc<CachedVae>),
 }
 
 impl Encoder {
@@ -54,9 +58,9 @@ impl Encoder {
     /// # Errors
     /// Pictures whose sides do not fit.
     pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Pixels => Ok(images.clone()),
-            Self::Vae(vae) => vae.scaled(&vae.posterior(images)?.mean),
+        match self.vae() {
+            None => Ok(images.clone()),
+            Some(vae) => vae.scaled(&vae.posterior(images)?.mean),
         }
     }
 
@@ -70,14 +74,13 @@ impl Encoder {
         images: &Tensor,
         normal: impl FnOnce(&[usize]) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        match self {
-            Self::Pixels => Ok(images.clone()),
-            Self::Vae(vae) => {
-                let posterior = vae.posterior(images)?;
-                let noise = normal(posterior.mean.dims())?;
-                vae.scaled(&(posterior.mean + (posterior.std * noise)?)?)
-            }
-        }
+        let (vae, posterior) = match self {
+            Self::Pixels => return Ok(images.clone()),
+            Self::Vae(vae) => (&**vae, vae.posterior(images)?),
+            Self::Cached(cached) => (cached.vae(), cached.posterior(images)?),
+        };
+        let noise = normal(posterior.mean.dims())?;
+        vae.scaled(&(posterior.mean + (posterior.std * noise)?)?)
     }
 
     /// Latents `[B, C, h, w]` to pictures `[B, 3, H, W]`; gradients flow. The values are not clamped.
@@ -85,18 +88,29 @@ impl Encoder {
     /// # Errors
     /// Latents of another number of channels.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Pixels => Ok(latents.clone()),
-            Self::Vae(vae) => vae.decode(latents),
+        match self.vae() {
+            None => Ok(latents.clone()),
+            Some(vae) => vae.decode(latents),
         }
     }
 
     /// Pictures are this many times as high and wide as their latents.
     pub fn factor(&self) -> usize {
+        self.vae().map_or(1, |vae| vae.config().factor())
+    }
+
+    /// The autoencoder, if there is one.
+    pub fn vae(&self) -> Option<&Vae> {
         match self {
-            Self::Pixels => 1,
-            Self::Vae(vae) => vae.config().factor(),
+            Self::Pixels => None,
+            Self::Vae(vae) => Some(vae),
+            Self::Cached(cached) => Some(cached.vae()),
         }
+    }
+
+    /// Channels of latents.
+    pub fn latent_channels(&self) -> usize {
+        self.vae().map_or(3, |vae| vae.config().latent_channels)
     }
 
     /// Whether latents are pictures.

@@ -33,6 +33,16 @@ pub enum Error {
         /// Its folder.
         part: &'static str,
     },
+    /// A tokenizer that should lie beside a file of a whole pipeline.
+    #[error(
+        "{} holds text encoders but no tokenizer, as no file of its layout does: put the {part}/ of a pipeline of its kind beside it", file.display()
+    )]
+    Beside {
+        /// The file.
+        file: PathBuf,
+        /// The tokenizer's folder.
+        part: &'static str,
+    },
     /// Tokenizer and encoder that do not belong together.
     #[error(
         "{} knows {tokens} tokens and its encoder {rows}: they are not of one model", dir.display()

@@ -2,6 +2,7 @@
 
 pub mod clip;
 mod error;
+mod place;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tokenizer;
@@ -9,6 +10,7 @@ mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -20,6 +22,7 @@ use crate::memo::{self, Memo};
 use crate::ops::autograd::no_grad;
 pub use clip::{ClipConfig, ClipText, Encoded};
 pub use error::Error;
+use place::Place;
 pub use tokenizer::{Tokenizer, Tokens};
 pub use vocabulary::make_tokenizer;
 
@@ -37,7 +40,7 @@ const KEPT: usize = 1 << 30;
 /// The text encoders of a pipeline: one, or the two of Stable Diffusion XL.
 #[derive(Debug)]
 pub struct TextEncoders {
-    stages: Vec<Stage>,
+    stages: Arc<Vec<Stage>>,
     /// Whether this is Stable Diffusion XL: the states before the last block, of all encoders side by side, and the last encoder's summary.
     xl: bool,
     /// Whether "no text" is zeros rather than the empty text (`force_zeros_for_empty_prompt`).
@@ -67,8 +70,11 @@ pub struct TextInfo {
     pub tokens: usize,
 }
 
-/// The pipeline of a path, if it has text encoders: the path itself, or the folder above its network's.
+/// The pipeline of a path, if it has text encoders: the path itself, which may be a file that holds a whole pipeline, or the folder above its network's.
 pub fn pipeline(path: &Path) -> Option<PathBuf> {
+    if !place::within(path).0.is_empty() {
+        return Some(path.to_path_buf());
+    }
     let is_network = ["unet", "transformer"]
         .iter()
         .any(|name| path.ends_with(name));
@@ -85,9 +91,9 @@ pub fn pipeline(path: &Path) -> Option<PathBuf> {
         .map(Path::to_path_buf)
 }
 
-/// A pipeline's folders of encoders and tokenizers, in order.
+/// A pipeline's encoders and folders of tokenizers, in order.
 struct Parts {
-    folders: Vec<(PathBuf, PathBuf)>,
+    stages: Vec<(Place, PathBuf)>,
     xl: bool,
     zeros: bool,
 }
@@ -97,6 +103,9 @@ struct Parts {
 /// # Errors
 /// [`Error::Missing`] for one that its index names, or that its kind cannot do without.
 fn parts(pipeline: &Path) -> std::result::Result<Parts, Error> {
+    if pipeline.is_file() {
+        return parts_of_file(pipeline);
+    }
     let index = index(pipeline);
     let there = |part: &str| pipeline.join(part).is_dir();
     let named = |part: &str| index[part][1].is_string();
@@ -111,7 +120,7 @@ fn parts(pipeline: &Path) -> std::result::Result<Parts, Error> {
             "second tokenizer",
         ),
     ];
-    let mut folders = Vec::new();
+    let mut stages = Vec::new();
     for (number, (encoder, encoder_is, tokenizer, tokenizer_is)) in all.into_iter().enumerate() {
         // A refiner has the second alone, and its index says so.
         let wanted = match number {
@@ -130,15 +139,43 @@ fn parts(pipeline: &Path) -> std::result::Result<Parts, Error> {
                 });
             }
         }
-        folders.push((pipeline.join(encoder), pipeline.join(tokenizer)));
+        stages.push((
+            Place::Folder(pipeline.join(encoder)),
+            pipeline.join(tokenizer),
+        ));
     }
     Ok(Parts {
-        folders,
+        stages,
         xl,
         zeros: xl
             && index["force_zeros_for_empty_prompt"]
                 .as_bool()
                 .unwrap_or(true),
+    })
+}
+
+/// The parts of a pipeline that is one file; such files hold no tokenizers.
+///
+/// # Errors
+/// [`Error::Beside`] for a tokenizer that is not beside it.
+fn parts_of_file(file: &Path) -> std::result::Result<Parts, Error> {
+    let (encoders, xl) = place::within(file);
+    let stages = (encoders.into_iter())
+        .map(|(encoder, part)| {
+            let tokenizer = file.with_file_name(part);
+            match tokenizer.is_dir() {
+                true => Ok((encoder, tokenizer)),
+                false => Err(Error::Beside {
+                    file: file.to_owned(),
+                    part,
+                }),
+            }
+        })
+        .collect::<std::result::Result<_, _>>()?;
+    Ok(Parts {
+        stages,
+        xl,
+        zeros: xl,
     })
 }
 
@@ -155,9 +192,9 @@ fn index(pipeline: &Path) -> Value {
 /// # Errors
 /// A part that is missing, or a configuration that cannot be used.
 pub fn inspect(pipeline: &Path) -> std::result::Result<TextInfo, Error> {
-    let Parts { folders, xl, .. } = parts(pipeline)?;
-    let configs = (folders.iter())
-        .map(|(encoder, _)| clip::read_config(encoder))
+    let Parts { stages, xl, .. } = parts(pipeline)?;
+    let configs = (stages.iter())
+        .map(|(encoder, _)| encoder.config())
         .collect::<std::result::Result<Vec<_>, _>>()?;
     let tokens = (configs.iter())
         .map(|config| config.max_position_embeddings)
@@ -183,12 +220,12 @@ impl TextEncoders {
         device: &Device,
         dtype: DType,
     ) -> std::result::Result<Self, Error> {
-        let Parts { folders, xl, zeros } = parts(pipeline)?;
-        let stages = (folders.iter())
+        let Parts { stages, xl, zeros } = parts(pipeline)?;
+        let stages = (stages.iter())
             .map(|(encoder, tokenizer)| Stage::open(encoder, tokenizer, device, dtype))
             .collect::<std::result::Result<_, _>>()?;
         Ok(Self {
-            stages,
+            stages: Arc::new(stages),
             xl,
             zeros,
             device: device.clone(),
@@ -199,7 +236,7 @@ impl TextEncoders {
 
     /// What a network is conditioned on for these texts. No gradients; a text longer than the encoders take is cut, which is told once.
     ///
-    /// Each text is encoded by itself, so that its numbers do not depend on those beside it, and kept in memory for the next time.
+    /// An empty text is no text: what [`TextEncoders::unconditional`] gives. Each text is encoded by itself, so that its numbers do not depend on those beside it, and kept in memory for the next time.
     ///
     /// # Errors
     /// No text at all, or a device that fails.
@@ -211,48 +248,64 @@ impl TextEncoders {
         joined(&rows)
     }
 
-    /// What "no text" is, one row: for the half of guidance without, and for captions that are dropped in training.
+    /// What "no text" is, one row: for the half of guidance without, and for captions that are dropped in training. The empty text's, or zeros where the pipeline
+    /// of Stable Diffusion XL says so.
     ///
     /// # Errors
     /// A device that fails.
     pub fn unconditional(&self) -> Result<TextRows> {
-        let row = self.row("")?;
-        match self.zeros {
-            false => Ok(row),
-            true => (row.into_iter())
-                .map(|(name, tensor)| Ok((name, tensor.zeros_like()?)))
-                .collect(),
-        }
+        self.row("")
     }
 
-    /// Keeps encoded texts in the cache folder `root`, too, under all that they depend on.
+    /// The same encoders, which keep encoded texts in the cache folder `root`, too, under all that they depend on.
     ///
     /// # Errors
     /// A device that fails.
-    pub fn cached(mut self, root: &Path) -> Result<Self> {
+    pub fn cached(&self, root: &Path) -> Result<Self> {
         let mut hash = Sha256::new();
+        self.digest(&mut hash)?;
+        let folder = root.join("texts").join(memo::named(hash));
+        Ok(Self {
+            stages: self.stages.clone(),
+            xl: self.xl,
+            zeros: self.zeros,
+            device: self.device.clone(),
+            known: Memo::new(KEPT).in_folder(folder),
+            told: AtomicBool::new(false),
+        })
+    }
+
+    /// Adds all that encoded texts depend on to a hash.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn digest(&self, hash: &mut Sha256) -> Result<()> {
         hash.update([u8::from(self.xl)]);
-        for stage in &self.stages {
+        for stage in &*self.stages {
             hash.update(stage.tokenizer.description());
             hash.update(format!("{:?}", stage.model.config()));
             for (name, tensor) in stage.model.parameters() {
-                memo::digest(&mut hash, name, tensor)?;
+                memo::digest(hash, name, tensor)?;
             }
         }
-        let folder = root.join("texts").join(memo::named(hash));
-        self.known = Memo::new(KEPT).in_folder(folder);
-        Ok(self)
+        Ok(())
     }
 
     fn row(&self, text: &str) -> Result<TextRows> {
         let key = memo::key(text.as_bytes());
-        (self.known).get(key, &self.device, || no_grad(|| self.encoded(text)))
+        let row = (self.known).get(key, &self.device, || no_grad(|| self.encoded(text)))?;
+        if !text.is_empty() || !self.zeros {
+            return Ok(row);
+        }
+        (row.into_iter())
+            .map(|(name, tensor)| Ok((name, tensor.zeros_like()?)))
+            .collect()
     }
 
     fn encoded(&self, text: &str) -> Result<TextRows> {
         let mut states = Vec::new();
         let mut summary = None;
-        for stage in &self.stages {
+        for stage in &*self.stages {
             let tokens = stage.tokenizer.encode(text)?;
             if let Some(cut) = &tokens.cut
                 && !self.told.swap(true, Ordering::Relaxed)
@@ -322,12 +375,12 @@ impl TextEncoders {
 
 impl Stage {
     fn open(
-        encoder: &Path,
+        encoder: &Place,
         tokenizer: &Path,
         device: &Device,
         dtype: DType,
     ) -> std::result::Result<Self, Error> {
-        let model = ClipText::open(encoder, device, dtype)?;
+        let model = encoder.open(device, dtype)?;
         let config = model.config();
         let dir = tokenizer;
         let tokenizer = Tokenizer::open(dir, config.max_position_embeddings)?;

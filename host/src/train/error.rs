@@ -122,6 +122,21 @@ pub enum Error {
     /// A batch hook has lost the images.
     #[error("the batch has no `images`; a plugin on the batch slot must keep them")]
     NoImages,
+    /// Texts for a network that reads none.
+    #[error(
+        "the backbone is not conditioned on text, or has no text encoders beside it; ask by class, or take a whole pipeline of text to image"
+    )]
+    NoText,
+    /// Another number of captions than samples.
+    #[error(
+        "there are {captions} captions for {samples} samples; a plugin on the batch slot must keep one each"
+    )]
+    Captions {
+        /// How many captions there are.
+        captions: usize,
+        /// How many samples there are.
+        samples: usize,
+    },
     /// Nothing trains.
     #[error(
         "nothing to train: no plugin brings parameters and `train.trainable` selects none; set it to \"all\", \"bias\", \"diffit\" or a list of globs over parameter names (see `host model inspect`)"

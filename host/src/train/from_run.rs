@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use plugin_api::Phase;
 
 use crate::backbone::Overlay;
 use crate::cancel::Cancel;
 use crate::config::{Resolved, RunFile};
-use crate::data::{self, Dataset};
+use crate::data::{self, Batch, Dataset};
 use crate::plugin::resolve as plugins;
+use crate::plugin::slots::Slot;
 use crate::plugin::stack::{OutputPicture, Stack};
 use crate::pretrained::{self, Pretrained};
 use crate::random::Streams;
@@ -20,7 +22,9 @@ use crate::report::summary::Report;
 
 use super::checkpoint::{self, Checkpoint};
 use super::run::{device, open_data, selections};
-use super::{Drawing, Error, Facts, Parameters, Session, Weights, draw_pictures, inputs, trainer};
+use super::{
+    Drawing, Error, Facts, Parameters, Session, Subjects, Weights, draw_pictures, inputs, trainer,
+};
 
 /// Which plugins and which of a run's saved weights to draw with, and from what.
 #[derive(Clone)]
@@ -46,10 +50,24 @@ pub struct Drawn {
     pub classes: Vec<u32>,
     /// Steps of training behind them; none for a backbone alone.
     pub step: Option<u64>,
+    /// What plugins drew them from, one row an image: pictures and columns of the data, and their `names`.
+    pub inputs: Batch,
+    /// How long drawing took, loading left aside, in seconds.
+    pub seconds: f64,
+}
+
+impl Drawn {
+    /// What each was drawn from, by its name in the data; nothing where it was not.
+    pub fn names(&self) -> Vec<String> {
+        let names = self.inputs.meta.get("names");
+        names
+            .and_then(|names| serde_json::from_str(names).ok())
+            .unwrap_or_default()
+    }
 }
 
 /// Draws what the configuration's `[sample]` asks for: with a run's saved weights, with plugins as they begin, or with the configuration's backbone alone.
-/// `classes` are drawn in turn where the section names none.
+/// `classes` are drawn in turn where the section names none, and captions of the run's data where it names no prompts.
 ///
 /// # Errors
 /// A checkpoint that is not there or does not fit, a backbone that cannot be used, a plugin that fails, or an interruption.
@@ -62,6 +80,8 @@ pub fn draw_saved(
 ) -> Result<Drawn, Error> {
     let config = &resolved.config;
     let device = device(config)?;
+    let facts = pretrained::inspect(config.backbone.path.as_deref())?;
+    facts.check_conditioning()?;
     // Looked for before the backbone loads, which takes longest.
     let place = saved.map(place_of).transpose()?.flatten();
     let model = pretrained::open(
@@ -71,9 +91,14 @@ pub fn draw_saved(
         config.backbone.dtype.into(),
     )?
     .placing(config.backbone.positions.into());
-    pretrained::check_conditioning(model.backbone.info())?;
-    let null = model.backbone.info().null_class();
-    let mut drawing = Drawing::new(&config.sample, classes, null, "samples");
+    let joined =
+        saved.is_some_and(|saved| !saved.plan.composition.at(Slot::DenoiserInput).is_empty());
+    let latents = model.encoder.latent_channels();
+    pretrained::check_input(model.backbone.info(), latents, joined)?;
+    let mut subjects = Subjects {
+        classes: classes.to_vec(),
+        captions: Vec::new(),
+    };
     let Some(saved) = saved else {
         let session = session(
             resolved,
@@ -83,11 +108,13 @@ pub fn draw_saved(
             progress,
             cancel,
         );
-        return Ok(Drawn {
-            pictures: draw_pictures(&session, &Weights::Frozen, &drawing)?,
-            classes: drawing.classes,
-            step: None,
-        });
+        if session.text.is_some() && config.sample.prompts.is_none() {
+            tracing::warn!(
+                "nothing was asked for by --prompt, so the images are drawn without text"
+            );
+        }
+        let drawing = Drawing::new(&config.sample, &subjects, "samples", &session);
+        return drawn(&session, &Weights::Frozen, drawing, None);
     };
 
     let Restored {
@@ -95,19 +122,41 @@ pub fn draw_saved(
         overlay,
         step,
     } = restored(resolved, saved, place.as_deref(), model, progress, cancel)?;
-    let asked = config.sample.classes.is_some();
-    match &saved.inputs {
-        Some(inputs) => inputs::give(&mut drawing, &**inputs, asked, &session)?,
+    let data = match &saved.inputs {
+        Some(inputs) => Some(inputs.clone()),
         // Most plugins need none, and the data may be gone.
-        None => match open_data(config, session.image_size()) {
-            Ok(data) => inputs::give(&mut drawing, &*data, asked, &session)?,
-            Err(error) => tracing::warn!("the run's data are not at hand: {error}"),
+        None => match open_data(config, &facts) {
+            Ok(data) => Some(data),
+            Err(error) => {
+                tracing::warn!("the run's data are not at hand: {error}");
+                None
+            }
         },
+    };
+    if let Some(data) = &data {
+        subjects.captions = inputs::captions(&**data, &config.sample, &session)?;
     }
+    let mut drawing = Drawing::new(&config.sample, &subjects, "samples", &session);
+    if let Some(data) = &data {
+        inputs::give(&mut drawing, &**data, &config.sample, &session)?;
+    }
+    let step = place.map(|_| step);
+    drawn(&session, &Weights::Current(overlay), drawing, step)
+}
+
+fn drawn(
+    session: &Session,
+    weights: &Weights,
+    drawing: Drawing,
+    step: Option<u64>,
+) -> Result<Drawn, Error> {
+    let start = Instant::now();
     Ok(Drawn {
-        pictures: draw_pictures(&session, &Weights::Current(overlay), &drawing)?,
+        pictures: draw_pictures(session, weights, &drawing)?,
+        seconds: start.elapsed().as_secs_f64(),
         classes: drawing.classes,
-        step: place.map(|_| step),
+        inputs: drawing.inputs,
+        step,
     })
 }
 
@@ -191,7 +240,8 @@ fn restored(
     })
 }
 
-/// Opens the data that a run is to draw from, as the run opens its own: pictures of its size, under the names of its columns.
+/// Opens the data that a run is to draw from, as the run opens its own: pictures of its size, under the names of its columns. Data that lack those have their
+/// own: what a run learned from, its plugins may do without when they draw, and those that cannot say so.
 ///
 /// # Errors
 /// What is wrong with the data, or classes that the run does not know.
@@ -203,8 +253,14 @@ pub fn open_inputs(
     let mut config = config.clone();
     config.data.source = source.to_owned();
     config.data.count = None;
-    let size = pretrained::inspect(config.backbone.path.as_deref())?.image_size();
-    let inputs = open_data(&config, size)?;
+    let facts = pretrained::inspect(config.backbone.path.as_deref())?;
+    let inputs = match open_data(&config, &facts) {
+        Err(Error::Data(data::Error::NoMetadata { .. } | data::Error::NoColumn { .. })) => {
+            config.data.columns = None;
+            open_data(&config, &facts)?
+        }
+        opened => opened?,
+    };
     data::check_readable(&*inputs)?;
     data::relabelled(inputs, classes).map_err(Error::from)
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use crate::adapter::write::{self, Format, Written};
@@ -11,6 +11,7 @@ use crate::adapter::{AdapterWeights, LayerUpdate, spread};
 use crate::backbone::Overlay;
 use crate::cancel::Cancel;
 use crate::config::{Precision, Resolved};
+use crate::encode::Vae;
 use crate::fs;
 use crate::plugin::services::AdapterFile;
 use crate::pretrained;
@@ -167,7 +168,7 @@ fn pipeline(
         });
     }
     backbone.save(dir, &overlay, dtype)?;
-    parts(dir, session, source)?;
+    parts(dir, session, source, dtype)?;
     Ok((merged, beside))
 }
 
@@ -219,7 +220,7 @@ fn updates(
 }
 
 /// Writes what makes a pipeline of a network: its scheduler, its index, and the other parts of the pipeline that it came from.
-fn parts(dir: &Path, session: &Session, source: Option<&Path>) -> Result<(), Error> {
+fn parts(dir: &Path, session: &Session, source: Option<&Path>, dtype: DType) -> Result<(), Error> {
     let root = source.and_then(pipeline_root);
     let mut index = match &root {
         Some(root) => read_json(&root.join("model_index.json"))?,
@@ -250,7 +251,15 @@ fn parts(dir: &Path, session: &Session, source: Option<&Path>) -> Result<(), Err
     if let Some(from) = source.and_then(pretrained::vae_folder) {
         let to = dir.join("vae");
         if !to.is_dir() {
-            copy_tree(&from, &to)?;
+            match from.is_file() {
+                // The file of a whole pipeline.
+                true => {
+                    let vae = Vae::open(&from, &Device::Cpu)?;
+                    let scale = vae.config().scaling_factor;
+                    vae.save(&to, &Overlay::new(), scale, dtype)?;
+                }
+                false => copy_tree(&from, &to)?,
+            }
             index["vae"] = json!(["diffusers", "AutoencoderKL"]);
         }
     }
@@ -330,7 +339,11 @@ fn adapters(dir: &Path, session: &Session, format: Format) -> Result<Told, Error
                 true => spread(updates, backbone.info().depth),
                 false => updates,
             };
-            Ok((updates.len(), write::write(&updates, &layers, format)?))
+            let part = backbone.config().folder();
+            Ok((
+                updates.len(),
+                write::write(&updates, &layers, part, format)?,
+            ))
         });
         match outcome {
             Ok((count, file)) => {
@@ -420,7 +433,7 @@ fn create(dir: &Path) -> Result<(), Error> {
     Ok(std::fs::create_dir_all(dir).map_err(|error| fs::Error::io("create", dir, error))?)
 }
 
-fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
+pub(super) fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
     create(to)?;
     let entries = std::fs::read_dir(from).map_err(|error| fs::Error::io("read", from, error))?;
     for entry in entries {

@@ -13,6 +13,7 @@ use crate::cancel::Cancel;
 use crate::config::{Resolved, RunFile, Trainable};
 use crate::data::{self, DataOptions, Dataset};
 use crate::plugin::resolve as plugins;
+use crate::plugin::slots::Slot;
 use crate::plugin::stack::{OutputPicture, Stack};
 use crate::pretrained::{self, Pretrained};
 use crate::random::Streams;
@@ -25,8 +26,8 @@ use super::folder::{self, Existing, RUN_FILE};
 use super::sampling::plain;
 use super::story::Story;
 use super::{
-    Drawing, Error, Facts, Feed, Parameters, Session, Trainer, Weights, draw_pictures, export,
-    inputs, selection,
+    Drawing, Error, Facts, Feed, Parameters, Session, Subjects, Trainer, Weights, cache,
+    draw_pictures, export, inputs, selection,
 };
 
 /// What to run. Everything in it has been checked without loading a weight or executing a plugin.
@@ -55,10 +56,16 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
 
     folder::check(folder, job.existing)?;
     let facts = pretrained::inspect(config.backbone.path.as_deref())?;
-    pretrained::check_conditioning(&facts.info)?;
-    let dataset = open_data(config, facts.image_size())?;
+    facts.check_conditioning()?;
+    let joined = !job.plan.composition.at(Slot::DenoiserInput).is_empty();
+    pretrained::check_input(&facts.info, facts.latent_channels, joined)?;
+    let dataset = open_data(config, &facts)?;
     if let Some(classes) = facts.info.num_classes {
         data::check_classes(&*dataset, classes)?;
+    }
+    // Where a plugin makes what the network sees, a picture says what it is about, and a text may be missing.
+    if facts.info.cross_attention.is_some() && !joined {
+        data::check_captions(&*dataset)?;
     }
     data::check_readable(&*dataset)?;
     let multiple = facts.image_multiple();
@@ -84,6 +91,10 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
         config.backbone.dtype.into(),
     )?
     .placing(config.backbone.positions.into());
+    let model = match config.data.cache_latents {
+        true => model.caching(&cache::root())?,
+        false => model,
+    };
     check_selection(job, &model)?;
     let resumed = match job.existing {
         Existing::Resume => {
@@ -157,18 +168,17 @@ fn train(
     story.trainable(&session);
     let mut records = Records::open(folder, trainer.done(), config.train.tensorboard)?;
 
-    let classes: Vec<u32> = (0..dataset.classes().len() as u32).collect();
-    let null = session.backbone.info().null_class();
+    let subjects = Subjects {
+        classes: (0..dataset.classes().len() as u32).collect(),
+        captions: inputs::captions(&*dataset, &config.sample, &session)?,
+    };
     let drawing = |label: &str| -> Result<Drawing, Error> {
-        let mut drawing = Drawing::new(&config.sample, &classes, null, label);
-        inputs::give(
-            &mut drawing,
-            &*dataset,
-            config.sample.classes.is_some(),
-            &session,
-        )?;
+        let mut drawing = Drawing::new(&config.sample, &subjects, label, &session);
+        inputs::give(&mut drawing, &*dataset, &config.sample, &session)?;
         Ok(drawing)
     };
+    let prompts = Drawing::new(&config.sample, &subjects, "samples", &session).prompts;
+    let caption = caption(config, &prompts);
     let grids = config.sample.count > 0;
     if grids && trainer.done() == 0 {
         let start = Instant::now();
@@ -181,16 +191,19 @@ fn train(
             &dataset.describe(),
             None,
         )?;
-        let before = draw_pictures(&session, &Weights::Frozen, &drawing("samples before")?)?;
-        let grids = story.grids(
-            &before,
-            Role::Before,
-            "before",
-            "Before: the pretrained model",
-            &caption(config),
-            Some(0),
-        )?;
-        records.images(0, &grids)?;
+        // A network that takes more than latents draws nothing by itself.
+        if session.backbone.info().in_channels == session.encoder.latent_channels() {
+            let before = draw_pictures(&session, &Weights::Frozen, &drawing("samples before")?)?;
+            let grids = story.grids(
+                &before,
+                Role::Before,
+                "before",
+                "Before: the pretrained model",
+                &caption,
+                Some(0),
+            )?;
+            records.images(0, &grids)?;
+        }
         story.wall("sample", start.elapsed());
     }
     story.save(Status::Running)?;
@@ -207,14 +220,8 @@ fn train(
             if grids && every > 0 && step.is_multiple_of(every) && step < config.train.steps {
                 let images = current_images(trainer, &drawing(&format!("samples at {step}"))?)?;
                 let (name, title) = (format!("step-{step:06}"), format!("After {step} steps"));
-                let grids = story.grids(
-                    &images,
-                    Role::Progress,
-                    &name,
-                    &title,
-                    &caption(config),
-                    Some(step),
-                )?;
+                let grids =
+                    story.grids(&images, Role::Progress, &name, &title, &caption, Some(step))?;
                 records.images(step, &grids)?;
             }
             Ok(())
@@ -229,14 +236,7 @@ fn train(
         if grids {
             let after = current_images(&trainer, &drawing("samples after")?)?;
             let title = format!("After {step} steps");
-            let grids = story.grids(
-                &after,
-                Role::After,
-                "after",
-                &title,
-                &caption(config),
-                Some(step),
-            )?;
+            let grids = story.grids(&after, Role::After, "after", &title, &caption, Some(step))?;
             records.images(step, &grids)?;
         }
         story.wall("sample", start.elapsed());
@@ -316,13 +316,19 @@ pub(super) fn rates(config: &RunFile, plan: &plugins::Resolved) -> BTreeMap<Stri
 ///
 /// # Errors
 /// What is wrong with the data.
-pub(super) fn open_data(config: &RunFile, backbone_size: usize) -> Result<Arc<dyn Dataset>, Error> {
+pub(super) fn open_data(
+    config: &RunFile,
+    model: &pretrained::Facts,
+) -> Result<Arc<dyn Dataset>, Error> {
+    let size = config.data.size.unwrap_or(model.image_size());
     let options = DataOptions {
-        size: config.data.size.unwrap_or(backbone_size),
+        size,
         flip: config.data.flip,
         count: config.data.count,
         seed: config.data.seed,
         columns: config.data.columns.clone(),
+        caption: config.data.caption.clone(),
+        buckets: (config.data.bucketing).then(|| data::bucket::step(size, model.image_multiple())),
         ..DataOptions::default()
     };
     Ok(Arc::from(data::open(&config.data.source, &options)?))
@@ -387,7 +393,8 @@ fn current_images(trainer: &Trainer, drawing: &Drawing) -> Result<Vec<OutputPict
     })
 }
 
-fn caption(config: &RunFile) -> String {
+/// What a grid's caption says of how it was drawn, and of what.
+fn caption(config: &RunFile, prompts: &[String]) -> String {
     let sample = &config.sample;
     let guidance = if sample.domain_guidance {
         "domain guidance"
@@ -395,9 +402,30 @@ fn caption(config: &RunFile) -> String {
         "guidance"
     };
     format!(
-        "{}, {} steps, {guidance} {}, seeds from {}",
-        sample.sampler, sample.steps, sample.guidance, sample.seed
+        "{}, {} steps, {guidance} {}, seeds from {}{}",
+        sample.sampler,
+        sample.steps,
+        sample.guidance,
+        sample.seed,
+        quoted(prompts)
     )
+}
+
+/// The first few texts, for a caption.
+fn quoted(prompts: &[String]) -> String {
+    const SHOWN: usize = 6;
+    let mut different: Vec<&String> = Vec::new();
+    for prompt in prompts.iter().filter(|prompt| !prompt.is_empty()) {
+        if !different.contains(&prompt) {
+            different.push(prompt);
+        }
+    }
+    let shown = different.iter().take(SHOWN);
+    let mut text: String = shown.map(|prompt| format!("; \"{prompt}\"")).collect();
+    if different.len() > SHOWN {
+        text.push_str(&format!(" and {} more", different.len() - SHOWN));
+    }
+    text
 }
 
 /// Where a run folder keeps a grid of this name, relative to it.

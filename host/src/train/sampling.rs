@@ -7,9 +7,9 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Tensor};
 use plugin_api::Phase;
 
-use crate::backbone::{Conditioning, Input, Overlay, Pass};
+use crate::backbone::{CLASS_LABELS, Input, Overlay, Pass};
 use crate::config::SampleSection;
-use crate::data::Batch;
+use crate::data::{Batch, Size};
 use crate::ops::autograd::no_grad;
 use crate::plugin::stack::{NetworkInput, OutputPicture};
 use crate::sample::{
@@ -19,6 +19,7 @@ use crate::sample::{
 pub(super) use hooks::plain;
 use hooks::{Hooks, Shared, decoded};
 
+use super::conditioning::set_captions;
 use super::{Error, Session};
 
 /// What to draw, but for the weights.
@@ -32,6 +33,10 @@ pub struct Drawing {
     pub seeds: Vec<u64>,
     /// One class an image; the null class draws unconditionally.
     pub classes: Vec<u32>,
+    /// One text an image; an empty one draws unconditionally.
+    pub prompts: Vec<String>,
+    /// What guidance leads away from, in words; empty for no text.
+    pub negative: String,
     /// Images at a time.
     pub batch_size: usize,
     /// What the progress bar calls it; none without a bar.
@@ -40,17 +45,29 @@ pub struct Drawing {
     pub inputs: Batch,
 }
 
+/// What there is to draw where a `[sample]` section does not say.
+#[derive(Clone, Debug, Default)]
+pub struct Subjects {
+    /// Classes, in turn.
+    pub classes: Vec<u32>,
+    /// Captions, in turn.
+    pub captions: Vec<String>,
+}
+
 impl Drawing {
-    /// What a `[sample]` section asks for; `classes` are drawn in turn where the section names none, no class at all draws unconditionally.
-    pub fn new(section: &SampleSection, classes: &[u32], null_class: u32, label: &str) -> Self {
-        let classes = section.classes.as_deref().unwrap_or(classes);
-        let class = |image: usize| {
-            if classes.is_empty() {
-                null_class
-            } else {
-                classes[image % classes.len()]
-            }
-        };
+    /// What a `[sample]` section asks of a run's network; the subjects are drawn in turn where the section names none, no class or text at all draws
+    /// unconditionally.
+    pub fn new(
+        section: &SampleSection,
+        subjects: &Subjects,
+        label: &str,
+        session: &Session,
+    ) -> Self {
+        let null = session.backbone.info().null_class();
+        let classes = section.classes.as_deref().unwrap_or(&subjects.classes);
+        let class = |image: usize| in_turn(classes, image).unwrap_or(null);
+        let prompts = section.prompts.as_deref().unwrap_or(&subjects.captions);
+        let prompt = |image: usize| in_turn(prompts, image).unwrap_or_default();
         let guidance = match (section.domain_guidance, section.guidance) {
             (true, scale) => Guidance::Domain { scale },
             (false, 1.0) => Guidance::Off,
@@ -67,11 +84,18 @@ impl Drawing {
                 .map(|image| section.seed.wrapping_add(image))
                 .collect(),
             classes: (0..section.count).map(class).collect(),
+            prompts: (0..section.count).map(prompt).collect(),
+            negative: section.negative.clone(),
             batch_size: section.batch_size,
             label: Some(label.to_owned()),
             inputs: Batch::default(),
         }
     }
+}
+
+/// The entry that is an image's when entries are taken in turn.
+fn in_turn<T: Clone>(all: &[T], image: usize) -> Option<T> {
+    all.get(image % all.len().max(1)).cloned()
 }
 
 /// Which weights a pass uses.
@@ -84,8 +108,8 @@ pub enum Weights {
 }
 
 impl Weights {
-    /// The network's output for `input`, learned variance included, `[B, C or 2C, H, W]`. Its conditioning is the batch of `at`. No gradients for
-    /// the frozen weights.
+    /// The network's output for `input`, learned variance included, `[B, C or 2C, H, W]`. Its conditioning is the batch of `at`: what the network reads by name, and
+    /// of what is missing no class, the captions, and the images' own sizes. No gradients for the frozen weights.
     ///
     /// # Errors
     /// Inputs that do not fit, or a plugin that fails.
@@ -97,9 +121,8 @@ impl Weights {
         step: u64,
         phase: Phase,
     ) -> Result<Tensor, Error> {
-        let conditioning = Conditioning {
-            tensors: at.batch.tensors.clone(),
-        };
+        let (count, _, height, width) = input.dims4()?;
+        let conditioning = session.conditioning(at.batch, count, Size { height, width })?;
         let asked = Input {
             latents: input,
             timesteps: at.timesteps,
@@ -189,17 +212,27 @@ fn draw(
     let session = shared.session;
     let info = session.backbone.info();
     let device = session.backbone.device().clone();
-    let labels = |labels: Vec<u32>| -> Result<Rows, Error> {
-        Ok(Rows::from([(
-            "class_labels".to_owned(),
-            Tensor::new(labels, &device)?,
-        )]))
+    let told = |classes: Vec<u32>, prompts: &[String]| -> Result<Rows, Error> {
+        let mut batch = Batch::default();
+        let count = classes.len();
+        let labels = Tensor::new(classes, &device)?;
+        batch.tensors.insert(CLASS_LABELS.to_owned(), labels);
+        set_captions(&mut batch, prompts);
+        let size = Size::square(info.sample_size);
+        Ok(session.conditioning(&batch, count, size)?.tensors)
     };
     let request = Request {
         seeds: drawing.seeds.clone(),
-        shape: (info.in_channels, info.sample_size, info.sample_size),
-        conditioning: labels(drawing.classes.clone())?,
-        unconditional: labels(vec![info.null_class()])?,
+        shape: (
+            session.encoder.latent_channels(),
+            info.sample_size,
+            info.sample_size,
+        ),
+        conditioning: told(drawing.classes.clone(), &drawing.prompts)?,
+        unconditional: told(
+            vec![info.null_class()],
+            std::slice::from_ref(&drawing.negative),
+        )?,
         sampler: drawing.sampler.clone(),
         guidance: drawing.guidance,
         batch_size: drawing.batch_size,

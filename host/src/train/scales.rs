@@ -1,4 +1,4 @@
-//! DiffFit's learned scales (Xie et al. 2023): one number for each block's attention and one for its feed-forward part, by which what the part adds to
+//! DiffFit's learned scales (Xie et al. 2023): one number for each block's attention, to itself and to a text, and one for its feed-forward part, by which what the part adds to
 //! the hidden states is multiplied. They start at 1, so the first prediction is the pretrained model's.
 
 use std::collections::BTreeMap;
@@ -10,8 +10,8 @@ use crate::plugin::stack::AdaptedLayers;
 
 use super::{Error, Owner, Parameters};
 
-/// The last layers of a block's attention and of its feed-forward part.
-const SCALED: [&str; 2] = [".attn1.to_out.0", ".ff.net.2"];
+/// The last layers of a block's attentions and of its feed-forward part.
+const SCALED: [&str; 3] = [".attn1.to_out.0", ".attn2.to_out.0", ".ff.net.2"];
 
 /// The scales of a run, each `[1]`, by the layer's place in [`Backbone::layers`]; empty where the run has none.
 #[derive(Debug, Default)]

@@ -3,6 +3,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use plugin_api::Phase;
@@ -12,12 +13,14 @@ use crate::backbone::{Backbone, Input, LayerHook, Overlay, Pass, Replay};
 use crate::cancel::Cancel;
 use crate::diffusion::Process;
 use crate::encode::Encoder;
+use crate::memo;
 use crate::plugin::foreign::Scene;
 use crate::plugin::services::AdapterFile;
 use crate::plugin::stack::{AdaptedLayers, Stack};
 use crate::pretrained::Pretrained;
 use crate::random::Streams;
 use crate::report::{Profiler, Progress};
+use crate::text::TextEncoders;
 
 use super::Error;
 use super::copies::BlockCopy;
@@ -62,6 +65,8 @@ pub struct Session {
     pub process: Process,
     /// Between images and its latents.
     pub encoder: Encoder,
+    /// Between texts and what it reads of them.
+    pub text: Option<Arc<TextEncoders>>,
     /// Where the time goes.
     pub profiler: Profiler,
     /// Bars and messages.
@@ -110,11 +115,14 @@ impl Session {
             backbone,
             process,
             encoder,
+            text,
+            adapters: _,
         } = model;
         Self {
             backbone,
             process,
             encoder,
+            text,
             profiler: Profiler::default(),
             progress,
             cancel,
@@ -206,7 +214,7 @@ impl Session {
         })
     }
 
-    /// A hash of the frozen weights and what they mean; computed when first asked for.
+    /// A hash of the frozen weights, those of the autoencoder and the text encoders among them, and what they mean; computed when first asked for.
     ///
     /// # Errors
     /// A device that fails.
@@ -230,6 +238,15 @@ impl Session {
                 let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
                 hash.update(bytes);
             }
+        }
+        if let Some(vae) = self.encoder.vae() {
+            hash.update(format!("{:?}", vae.config()));
+            for (name, tensor) in vae.parameters() {
+                memo::digest(&mut hash, name, tensor)?;
+            }
+        }
+        if let Some(text) = &self.text {
+            text.digest(&mut hash)?;
         }
         let digest: String = hash
             .finalize()

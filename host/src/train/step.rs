@@ -6,13 +6,14 @@ use candle_core::{DType, Tensor};
 use plugin_api::Phase;
 
 use crate::backbone::{Conditioning, Input};
-use crate::data::Batch;
+use crate::data::{Batch, Size};
 use crate::ops::autograd::{Gradients, Recording, no_grad};
 use crate::ops::optim::{clip_scale, grad_norm};
 use crate::plugin::slots::Slot;
 use crate::plugin::stack::{Finished, NetworkInput, Predicted, Stack};
 use crate::report::{Phase as Time, StepMetrics};
 
+use super::conditioning::{Dropout, is_of_text};
 use super::objective::masked_mse;
 use super::replay::TrainingReplay;
 use super::{Error, Owner, Parameters, Start, Trainer};
@@ -121,14 +122,19 @@ impl Trainer {
         let process = &session.process;
         let scene = session.scene(self.done, Phase::TRAIN);
 
-        let batch = {
+        let mut batch = {
             let _time = session.profiler.phase(Time::Batch);
             stack.batch(&scene, batch)?
         };
         let (latents, conditioning) = {
             let _time = session.profiler.phase(Time::Encode);
-            (self.latents(&batch)?, self.conditioning(&batch)?) // [B, C, H, W]
+            let latents = self.latents(&batch)?; // [B, C, H, W]
+            let conditioning = self.conditioning(&batch, &latents)?;
+            (latents, conditioning)
         };
+        let of_text = (conditioning.tensors.iter()).filter(|(name, _)| is_of_text(name));
+        let of_text = of_text.map(|(name, tensor)| (name.clone(), tensor.clone()));
+        batch.tensors.extend(of_text);
 
         let time = session.profiler.phase(Time::Batch);
         let timesteps =
@@ -230,10 +236,13 @@ impl Trainer {
         })
     }
 
-    /// The batch's pictures as latents; where there is an autoencoder, drawn from its posterior.
+    /// The batch's latents where a plugin brought some, else its pictures as latents; where there is an autoencoder, drawn from its posterior.
     fn latents(&self, batch: &Batch) -> Result<Tensor, Error> {
         let session = &self.session;
         let images = images(batch)?;
+        if let Some(latents) = batch.tensors.get("latents") {
+            return brought(latents, images.dim(0)?);
+        }
         let normal = |shape: &[usize]| {
             let mut streams = session.streams.borrow_mut();
             streams.get("latents").normal(shape, images.device())
@@ -263,37 +272,16 @@ impl Trainer {
         Ok(noise.broadcast_add(&offset)?)
     }
 
-    /// What the network is told of the batch: tensors of the names it reads, and class labels, some dropped to the null class so that the model also learns
-    /// the unconditional prediction.
-    fn conditioning(&self, batch: &Batch) -> Result<Conditioning, Error> {
-        let images = images(batch)?;
-        let count = images.dim(0)?;
-        let null = self.session.backbone.info().null_class();
-        let mut labels = match batch.tensors.get("class_labels") {
-            Some(labels) => labels.to_dtype(DType::U32)?.to_vec1::<u32>()?,
-            None => vec![null; count],
+    /// What the network is told of the batch, some of it left out so that the model also learns the prediction without.
+    fn conditioning(&self, batch: &Batch, latents: &Tensor) -> Result<Conditioning, Error> {
+        let (count, _, height, width) = latents.dims4()?;
+        let dropout = Dropout {
+            labels: self.settings.label_dropout,
+            captions: self.settings.caption_dropout,
         };
-        let rate = self.settings.label_dropout as f32;
-        if rate > 0.0 {
-            let draws = self
-                .session
-                .streams
-                .borrow_mut()
-                .get("label_dropout")
-                .uniforms(count);
-            for (label, draw) in labels.iter_mut().zip(draws) {
-                if draw < rate {
-                    *label = null;
-                }
-            }
-        }
-        let mut conditioning = Conditioning::classes(Tensor::new(labels, images.device())?);
-        for name in self.session.backbone.info().reads() {
-            if let Some(tensor) = batch.tensors.get(name).filter(|_| name != "class_labels") {
-                conditioning.tensors.insert(name.to_owned(), tensor.clone());
-            }
-        }
-        Ok(conditioning)
+        let session = &self.session;
+        let batch = session.dropped(batch, count, dropout, &mut session.streams.borrow_mut())?;
+        session.conditioning(&batch, count, Size { height, width })
     }
 
     /// Squared error plus the variational bound of a learned variance, both under the loss mask: `[B]`.
@@ -419,6 +407,17 @@ pub(super) fn accumulate(
         }
     }
     Ok(())
+}
+
+/// Latents that a plugin brought, one a picture, cut from whatever made them.
+fn brought(latents: &Tensor, count: usize) -> Result<Tensor, Error> {
+    match latents.dims() {
+        &[found, _, _, _] if found == count => Ok(latents.detach()),
+        other => Err(candle_core::Error::Msg(format!(
+            "the batch brings `latents` of shape {other:?} for {count} images; they are [{count}, C, h, w]"
+        ))
+        .into()),
+    }
 }
 
 fn images(batch: &Batch) -> Result<&Tensor, Error> {

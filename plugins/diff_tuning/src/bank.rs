@@ -14,7 +14,8 @@ pub(crate) struct Bank {
 }
 
 impl Bank {
-    /// Reads the bank from the cache, or draws it there first: `settings.memory` images, over the model's own classes in turn, guided.
+    /// Reads the bank from the cache, or draws it there first: `settings.memory` images, over the model's own classes or the
+    /// prompts of the settings in turn, guided.
     ///
     /// # Errors
     /// A model that cannot be sampled, an interruption, or a cache that cannot be written or read.
@@ -71,17 +72,32 @@ impl Bank {
 /// Everything the images depend on, but for the backbone, which the host adds.
 fn key(settings: &DiffTuningSettings) -> String {
     format!(
-        "memory bank 1: count={} sampler={} steps={} guidance={} seed={}",
+        "memory bank 1: count={} sampler={} steps={} guidance={} seed={}{}",
         settings.memory,
         settings.memory_sampler,
         settings.memory_steps,
         settings.memory_guidance,
-        settings.memory_seed
+        settings.memory_seed,
+        (settings.memory_prompts.iter())
+            .map(|prompt| format!("\nprompt {prompt:?}"))
+            .collect::<String>()
     )
 }
 
 fn draw(settings: &DiffTuningSettings, host: &Host, folder: &Path) -> Result<()> {
-    let classes = host.backbone()?.num_classes;
+    let backbone = host.backbone()?;
+    let classes = backbone.num_classes;
+    let prompts = &settings.memory_prompts;
+    if !prompts.is_empty() && !backbone.text {
+        return Err(Error::msg(
+            "diff_tuning.memory_prompts is set, but the backbone is not conditioned on text; leave it out",
+        ));
+    }
+    if prompts.is_empty() && backbone.text {
+        tracing::warn!(
+            "the memory bank is drawn without text; name what the model is to go on knowing in diff_tuning.memory_prompts"
+        );
+    }
     let count = settings.memory as usize;
     let batch = settings.memory_batch as usize;
     for first in (0..count).step_by(batch) {
@@ -95,6 +111,10 @@ fn draw(settings: &DiffTuningSettings, host: &Host, folder: &Path) -> Result<()>
                     .clone()
                     .map(|number| number as u32 % classes)
                     .collect()
+            }),
+            captions: (!prompts.is_empty()).then(|| {
+                let in_turn = |number: usize| prompts[number % prompts.len()].clone();
+                numbers.clone().map(in_turn).collect()
             }),
             steps: settings.memory_steps as usize,
             guidance: settings.memory_guidance,

@@ -32,6 +32,8 @@ pub struct DiffTuning {
     bank: Option<Bank>,
     /// The class label that means "no class", for a backbone conditioned on classes.
     null_class: Option<u32>,
+    /// Whether the backbone is conditioned on text, whatever classes the data has.
+    text: bool,
     /// Laws of target and memory samples.
     laws: [PowerLaw; 2],
 }
@@ -44,6 +46,7 @@ impl Plugin for DiffTuning {
 
     fn build(settings: DiffTuningSettings, host: &Host) -> Result<Self> {
         let timesteps = host.process()?.num_train_timesteps;
+        let backbone = host.backbone()?;
         let law = |side, power| match settings.mode {
             Mode::Sampling => PowerLaw::new(side, power, timesteps),
             Mode::Weighting => PowerLaw::new(side, 0.0, timesteps),
@@ -54,7 +57,8 @@ impl Plugin for DiffTuning {
                 law(Side::Data, settings.memory_power),
             ],
             bank: None,
-            null_class: host.backbone()?.null_class,
+            null_class: backbone.null_class,
+            text: backbone.text,
             settings,
         })
     }
@@ -112,7 +116,8 @@ impl BatchHook for DiffTuning {
             let added = match name.as_str() {
                 "images" => fitting(&memory, &tensor)?,
                 // The label spaces differ, so memory trains the unconditional branch alone.
-                "class_labels" => tensor
+                // A backbone conditioned on text reads no labels; its memory goes without text (below).
+                "class_labels" if !self.text => tensor
                     .narrow(0, targets, count)?
                     .full_like(self.null_label()?, [count])?,
                 _ => tensor.narrow(0, targets, count)?.zeros_like()?,

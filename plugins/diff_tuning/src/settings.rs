@@ -32,6 +32,10 @@ pub struct DiffTuningSettings {
     /// Sampler of the bank's images.
     #[setting(default = "ddim", one_of = ["ddpm", "ddim", "dpmpp_2m", "euler"])]
     pub memory_sampler: String,
+    /// Texts of the bank's images, drawn in turn, for a backbone that is conditioned on text; none draws without text. They should be of all that it is to go on
+    /// knowing, not of the new data.
+    #[setting(default = [])]
+    pub memory_prompts: Vec<String>,
     /// Seed of the bank's images.
     #[setting(default = 0, range = 0..=9223372036854775807)]
     pub memory_seed: u64,

@@ -1,19 +1,20 @@
-//! A model folder of diffusers under its own parameters' names, whatever the model.
+//! The weights of a model under its own parameters' names, whatever the model: of a folder of diffusers, or a part of a file that holds a whole pipeline.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::super::ldm::{Catalog, Shapes};
 use super::super::{Error, Source};
-use super::Container;
 use super::locate::{Found, locate, weights_in};
+use super::{Container, Part};
 
-/// The weights of a model folder, read onto a device in the type to compute in.
+/// The weights of one model, read onto a device in the type to compute in.
 pub(crate) struct ModelFolder {
     container: Container<'static>,
-    /// By the name to use: the name stored, and the shape.
-    catalog: BTreeMap<String, (String, Vec<usize>)>,
+    /// By the name to use.
+    catalog: BTreeMap<String, Part>,
     device: Device,
     dtype: DType,
 }
@@ -36,11 +37,30 @@ impl ModelFolder {
         };
         let container = Container::open(&weights)?;
         let catalog = (container.shapes().into_iter())
-            .filter_map(|(stored, shape)| Some((rename(&stored)?, (stored, shape))))
+            .filter_map(|(stored, shape)| Some((rename(&stored)?, Part::whole(stored, shape))))
             .collect();
         Ok(Self {
             container,
             catalog,
+            device: device.clone(),
+            dtype,
+        })
+    }
+
+    /// A part of a file that holds several models, where `catalog` finds its parameters. No tensor is read.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or what `catalog` fails with.
+    pub(crate) fn within(
+        file: &Path,
+        device: &Device,
+        dtype: DType,
+        catalog: &dyn Fn(&Shapes) -> Result<Catalog, Error>,
+    ) -> Result<Self, Error> {
+        let container = Container::open(&[file.to_owned()])?;
+        Ok(Self {
+            catalog: catalog(&container.shapes())?,
+            container,
             device: device.clone(),
             dtype,
         })
@@ -82,15 +102,15 @@ impl Source for ModelFolder {
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.catalog.get(name).map(|(_, shape)| shape.clone())
+        self.catalog.get(name).map(|part| part.shape.clone())
     }
 
     fn load(&self, name: &str) -> Result<Tensor, Error> {
-        let (stored, _) = self.catalog.get(name).ok_or_else(|| Error::Names {
+        let part = self.catalog.get(name).ok_or_else(|| Error::Names {
             missing: vec![name.to_owned()],
             unexpected: Vec::new(),
         })?;
-        let tensor = self.container.load(stored)?;
+        let tensor = self.container.part(part)?;
         Ok(tensor.to_dtype(self.dtype)?.to_device(&self.device)?)
     }
 }

@@ -12,14 +12,22 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Config, Error, Source};
+use super::{Config, Error, Source, ldm};
 use locate::{Found, locate};
-use names::Part;
 use pt::PickleFile;
 use safetensors::SafetensorsFiles;
 
 pub(crate) use folder::{ModelFolder, read_weights};
+pub(crate) use names::Part;
 pub(crate) use write::{DIFFUSION_WEIGHTS, write_folder};
+
+/// Names and shapes of the tensors of a weights file, of either kind.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(crate) fn shapes_of(file: &Path) -> Result<BTreeMap<String, Vec<usize>>, Error> {
+    Ok(Container::open(&[file.to_owned()])?.shapes())
+}
 
 /// A checkpoint whose tensors have been listed and not loaded.
 #[derive(Debug)]
@@ -64,10 +72,24 @@ impl Container<'_> {
             Self::Pickle(file) => file.load(stored),
         }
     }
+
+    /// A parameter, on the CPU.
+    fn part(&self, part: &Part) -> Result<Tensor, Error> {
+        let mut tensor = self.load(&part.stored)?;
+        if let Some(third) = part.third {
+            let rows = tensor.dim(0)? / 3;
+            // Owned, so that the stacked tensor does not stay in memory behind its thirds.
+            tensor = tensor.narrow(0, third * rows, rows)?.force_contiguous()?;
+        }
+        if part.transposed {
+            tensor = tensor.t()?.force_contiguous()?;
+        }
+        Ok(tensor.reshape(part.shape.as_slice())?)
+    }
 }
 
 impl<'a> Checkpoint<'a> {
-    /// Opens a diffusers folder (pipeline root, `transformer/` or `unet/`) or a weights file, reading headers only.
+    /// Opens a diffusers folder (pipeline root, `transformer/` or `unet/`) or a weights file, a DiT's or a whole pipeline's, reading headers only.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let found = locate(path)?;
         let (config, files) = match &found {
@@ -76,16 +98,13 @@ impl<'a> Checkpoint<'a> {
         };
         let container = Container::open(files)?;
         let shapes = container.shapes();
+        if ldm::is_single_file(&shapes) {
+            return Self::single(container, &shapes, config);
+        }
         let original = names::is_original(&shapes);
         let config = match (original, config) {
             (true, _) => names::infer_config(&shapes)?.into(),
-            (false, Some(file)) => {
-                let text = std::fs::read_to_string(file).map_err(|source| Error::Io {
-                    path: file.clone(),
-                    source,
-                })?;
-                Config::from_json(&text, &file.display().to_string())?
-            }
+            (false, Some(file)) => read_config(file)?,
             (false, None) => {
                 return Err(Error::Weights {
                     file: path.display().to_string(),
@@ -94,6 +113,23 @@ impl<'a> Checkpoint<'a> {
             }
         };
         Ok(Self::new(container, shapes, original, config))
+    }
+
+    /// The UNet of a whole pipeline in one file. A `config.json` beside it counts if it is a UNet's.
+    fn single(
+        container: Container<'a>,
+        shapes: &ldm::Shapes,
+        config: Option<&PathBuf>,
+    ) -> Result<Self, Error> {
+        let config = match config.map(|file| read_config(file)) {
+            Some(Ok(Config::Unet(config))) => config,
+            _ => ldm::unet_config(shapes)?,
+        };
+        Ok(Self {
+            container,
+            catalog: ldm::unet_catalog(shapes, &config)?,
+            config: config.into(),
+        })
     }
 
     /// A diffusers checkpoint held in memory.
@@ -136,17 +172,16 @@ impl<'a> Checkpoint<'a> {
     }
 
     fn load(&self, name: &str) -> Result<Tensor, Error> {
-        let part = self.part(name)?;
-        let tensor = self.container.load(&part.stored)?;
-        Ok(match part.third {
-            None => tensor,
-            Some(third) => {
-                let rows = tensor.dim(0)? / 3;
-                // Owned, so that the stacked tensor does not stay in memory behind its thirds.
-                tensor.narrow(0, third * rows, rows)?.force_contiguous()?
-            }
-        })
+        self.container.part(self.part(name)?)
     }
+}
+
+fn read_config(file: &Path) -> Result<Config, Error> {
+    let text = std::fs::read_to_string(file).map_err(|source| Error::Io {
+        path: file.to_owned(),
+        source,
+    })?;
+    Config::from_json(&text, &file.display().to_string())
 }
 
 /// A checkpoint read onto a device, in the type to compute in.

@@ -7,13 +7,27 @@ use super::super::{DitConfig, Error};
 
 /// Where a parameter by its diffusers name is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Part {
+pub(crate) struct Part {
     /// The name in the file.
-    pub(super) stored: String,
+    pub(crate) stored: String,
     /// Which third of its rows, for one of the stacked query, key and value.
-    pub(super) third: Option<usize>,
+    pub(crate) third: Option<usize>,
+    /// Whether rows and columns are the other way round in the file.
+    pub(crate) transposed: bool,
     /// The shape of the parameter.
-    pub(super) shape: Vec<usize>,
+    pub(crate) shape: Vec<usize>,
+}
+
+impl Part {
+    /// A parameter that is a tensor of the file.
+    pub(crate) fn whole(stored: String, shape: Vec<usize>) -> Self {
+        Self {
+            stored,
+            third: None,
+            transposed: false,
+            shape,
+        }
+    }
 }
 
 type Shapes = BTreeMap<String, Vec<usize>>;
@@ -26,12 +40,13 @@ pub(super) fn is_original(shapes: &Shapes) -> bool {
 /// Why a file that is neither the original layout nor beside a `config.json` cannot be read.
 pub(super) fn describe_foreign(shapes: &Shapes) -> String {
     let first = shapes.keys().next().map_or("none", String::as_str);
-    match shapes.contains_key("pos_embed.proj.weight") {
+    let diffusers = ["pos_embed.proj.weight", "time_embedding.linear_1.weight"];
+    match diffusers.iter().any(|name| shapes.contains_key(*name)) {
         true => {
             "the weights are in diffusers' layout, which needs a config.json beside them".to_owned()
         }
         false => format!(
-            "the {} tensors are not a DiT's (the first is `{first}`)",
+            "the {} tensors are not a DiT's, nor a whole Stable Diffusion's in its original layout (the first is `{first}`)",
             shapes.len()
         ),
     }
@@ -41,14 +56,7 @@ pub(super) fn describe_foreign(shapes: &Shapes) -> String {
 pub(super) fn from_diffusers(shapes: Shapes) -> BTreeMap<String, Part> {
     shapes
         .into_iter()
-        .map(|(name, shape)| {
-            let part = Part {
-                stored: name.clone(),
-                third: None,
-                shape,
-            };
-            (name, part)
-        })
+        .map(|(name, shape)| (name.clone(), Part::whole(name, shape)))
         .collect()
 }
 
@@ -64,21 +72,15 @@ pub(super) fn from_original(shapes: Shapes) -> BTreeMap<String, Part> {
                 }
                 let block = layer.replacen("blocks.", "transformer_blocks.", 1);
                 let part = Part {
-                    stored: stored.clone(),
                     third: Some(third),
-                    shape,
+                    ..Part::whole(stored.clone(), shape)
                 };
                 catalog.insert(format!("{block}.attn1.{target}.{parameter}"), part);
             }
             continue;
         }
         let name = diffusers_name(&stored);
-        let part = Part {
-            stored,
-            third: None,
-            shape,
-        };
-        catalog.insert(name, part);
+        catalog.insert(name, Part::whole(stored, shape));
     }
     catalog
 }

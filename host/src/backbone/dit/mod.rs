@@ -178,7 +178,7 @@ impl Dit {
 
     /// The input as tokens with their positions, `[B, T, D]`, and what the blocks are told.
     fn embed(&self, input: &Input<'_>, pass: &Pass<'_>) -> candle_core::Result<(Tensor, Told)> {
-        let (rows, columns) = self.grid(input.latents)?;
+        let (rows, columns) = self.grid(input.latents, self.patch_embed.channels(pass)?)?;
         let batch = input.latents.dim(0)?;
         if input.timesteps.dims() != [batch] {
             bail!(
@@ -220,8 +220,8 @@ impl Dit {
         pass.piece(move |pass| block.forward(&hidden, &conditioning, pass))
     }
 
-    /// Rows and columns of patches.
-    fn grid(&self, latents: &Tensor) -> candle_core::Result<(usize, usize)> {
+    /// Rows and columns of patches of latents that should have `expected` channels.
+    fn grid(&self, latents: &Tensor, expected: usize) -> candle_core::Result<(usize, usize)> {
         let patch = self.config.patch_size;
         let &[_, channels, height, width] = latents.dims() else {
             bail!(
@@ -229,11 +229,8 @@ impl Dit {
                 latents.dims()
             )
         };
-        if channels != self.config.in_channels {
-            bail!(
-                "latents have {channels} channels, the backbone takes {}",
-                self.config.in_channels
-            )
+        if channels != expected {
+            bail!("latents have {channels} channels, the backbone takes {expected}")
         }
         if height == 0
             || width == 0

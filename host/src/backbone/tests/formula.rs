@@ -42,3 +42,12 @@ pub(crate) fn unet(config: UnetConfig) -> Backbone {
     let tensors: HashMap<String, Tensor> = outline.shapes.into_iter().map(weight).collect();
     Backbone::from_parts(config, tensors).unwrap()
 }
+
+/// One like Stable Diffusion 1's, on pictures of 8 x 8 pixels.
+pub(crate) fn tiny_unet() -> Backbone {
+    unet(UnetConfig {
+        in_channels: 3,
+        out_channels: 3,
+        ..super::unet::config("sd1")
+    })
+}

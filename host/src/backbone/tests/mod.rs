@@ -7,7 +7,8 @@ mod files;
 pub(crate) mod formula;
 mod parity;
 mod passes;
-mod unet;
+pub(crate) mod single_file;
+pub(crate) mod unet;
 mod unet_files;
 
 use std::collections::HashMap;

@@ -247,3 +247,78 @@ fn a_fingerprint_notices_an_edited_image() {
     write(&path, plain([1, 2, 4]));
     assert_ne!(before, print());
 }
+
+#[test]
+fn captions_lie_beside_images_or_are_one_for_all_and_those_without_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a.png", "b.png", "c.png"] {
+        write(&dir.path().join(name), plain([1, 2, 3]));
+    }
+    std::fs::write(dir.path().join("b.txt"), " a red cone\n").unwrap();
+    let open = |caption: Option<&str>| {
+        let options = DataOptions {
+            size: 8,
+            caption: caption.map(str::to_owned),
+            ..DataOptions::default()
+        };
+        Folder::open(dir.path(), &options).unwrap()
+    };
+    let captions = |folder: &Folder| -> Vec<Option<String>> {
+        (0..3).map(|i| folder.get(i).unwrap().caption).collect()
+    };
+    let bare = open(None);
+    assert_eq!(captions(&bare), [None, Some("a red cone".to_owned()), None]);
+    let error = check_captions(&bare).unwrap_err().to_string();
+    assert!(
+        error.contains("2 of the 3 items") && error.contains("a.png for one"),
+        "{error}"
+    );
+    let filled = open(Some("a cone"));
+    check_captions(&filled).unwrap();
+    assert_eq!(
+        captions(&filled),
+        ["a cone", "a red cone", "a cone"].map(|text| Some(text.to_owned()))
+    );
+    assert_ne!(bare.fingerprint(), filled.fingerprint());
+    std::fs::write(dir.path().join("b.txt"), "a blue cone").unwrap();
+    assert_ne!(bare.fingerprint(), open(None).fingerprint());
+}
+
+#[test]
+fn images_in_buckets_keep_about_their_shapes_and_say_where_they_come_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let picture = |width, height| {
+        RgbImage::from_fn(width, height, |x, _| {
+            Rgb([if x < width / 2 { 0 } else { 255 }; 3])
+        })
+    };
+    write(&dir.path().join("square.png"), picture(64, 64));
+    write(&dir.path().join("tall.png"), picture(40, 80));
+    write(&dir.path().join("wide.png"), picture(100, 50));
+    let open = |buckets| {
+        let options = DataOptions {
+            size: 32,
+            buckets,
+            ..DataOptions::default()
+        };
+        Folder::open(dir.path(), &options).unwrap()
+    };
+    let squares = open(None);
+    assert!(squares.buckets().is_none());
+    let wide = squares.get(2).unwrap();
+    assert_eq!(wide.size, Size::square(32));
+    assert_eq!(wide.origin.unwrap().to_string(), "50x100+0+16");
+
+    let folder = open(Some(4));
+    let sizes: Vec<Size> = (0..3).map(|i| folder.get(i).unwrap().size).collect();
+    let size = |height, width| Size { height, width };
+    assert_eq!(sizes, [size(32, 32), size(44, 20), size(20, 48)]);
+    let wide = folder.get(2).unwrap();
+    assert_eq!(wide.image.len(), 3 * 20 * 48);
+    // Black on the left and white on the right, as the whole picture.
+    assert_eq!((wide.image[0], wide.image[47]), (-1.0, 1.0));
+    assert_eq!(wide.origin.unwrap().size, size(50, 100));
+    let of = folder.buckets().unwrap();
+    assert!(of[1] != of[0] && of[2] != of[0] && of[1] != of[2], "{of:?}");
+    assert_ne!(folder.fingerprint(), squares.fingerprint());
+}

@@ -14,6 +14,7 @@ struct Numbers {
     bad: fn(usize) -> bool,
     panics_at: Option<usize>,
     reads: AtomicUsize,
+    buckets: Option<Vec<usize>>,
 }
 
 impl Numbers {
@@ -24,6 +25,7 @@ impl Numbers {
             bad: |_| false,
             panics_at: None,
             reads: AtomicUsize::new(0),
+            buckets: None,
         }
     }
 }
@@ -103,6 +105,10 @@ impl Dataset for Numbers {
 
     fn flips(&self) -> bool {
         self.flips
+    }
+
+    fn buckets(&self) -> Option<&[usize]> {
+        self.buckets.as_deref()
     }
 }
 
@@ -353,4 +359,80 @@ fn impossible_loaders_are_refused() {
         message.contains("position 3") && message.contains("3 items"),
         "{message}"
     );
+}
+
+/// Twenty numbers in three buckets of 11, 6 and 3.
+fn bucketed(bad: fn(usize) -> bool) -> Numbers {
+    let bucket = |number: usize| match number % 20 {
+        0..11 => 0,
+        11..17 => 1,
+        _ => 2,
+    };
+    Numbers {
+        bad,
+        buckets: Some((0..20).map(bucket).collect()),
+        ..Numbers::new(20)
+    }
+}
+
+fn numbers_of(batch: &Batch) -> Vec<usize> {
+    let labels = batch.tensors["class_labels"].to_vec1::<u32>().unwrap();
+    labels.into_iter().map(|label| label as usize).collect()
+}
+
+#[test]
+fn batches_are_of_one_bucket_and_an_epoch_sees_every_item() {
+    let data = bucketed(|_| false);
+    let of = data.buckets.clone().unwrap();
+    let mut loader = loader(data, LoaderState::default(), 4, 2);
+    // 3 batches of the first bucket, 2 of the second, 1 of the third.
+    let mut epochs = Vec::new();
+    for _ in 0..2 {
+        let batches: Vec<Vec<usize>> = (0..6)
+            .map(|_| numbers_of(&loader.next_batch().unwrap()))
+            .collect();
+        for batch in &batches {
+            assert!(
+                batch.iter().all(|item| of[*item] == of[batch[0]]),
+                "{batch:?}"
+            );
+        }
+        let mut seen = batches.concat();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, (0..20).collect::<Vec<_>>());
+        epochs.push(batches);
+    }
+    assert_ne!(epochs[0], epochs[1]);
+    assert_eq!(
+        loader.state(),
+        LoaderState {
+            epoch: 2,
+            position: 0
+        }
+    );
+}
+
+#[test]
+fn bucketed_batches_go_on_where_they_stood_and_replace_what_cannot_be_read() {
+    let bad = |number: usize| number.is_multiple_of(5) || number >= 17;
+    let mut whole = loader(bucketed(bad), LoaderState::default(), 4, 3);
+    let mut batches = Vec::new();
+    let mut places = Vec::new();
+    for _ in 0..8 {
+        let batch = numbers_of(&whole.next_batch().unwrap());
+        assert_eq!(batch.len(), 4);
+        assert!(batch.iter().all(|number| !bad(*number)), "{batch:?}");
+        batches.push(batch);
+        places.push(whole.state());
+    }
+    let mut rest = loader(bucketed(bad), places[2], 4, 1);
+    for batch in &batches[3..] {
+        assert_eq!(numbers_of(&rest.next_batch().unwrap()), *batch);
+    }
+    let mut none = loader(bucketed(|_| true), LoaderState::default(), 4, 1);
+    assert!(matches!(
+        none.next_batch(),
+        Err(Error::AllUnreadable { .. })
+    ));
 }

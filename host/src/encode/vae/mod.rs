@@ -3,6 +3,7 @@
 
 mod coder;
 mod config;
+mod single;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Result, Tensor};
 
 pub use config::VaeConfig;
+pub(crate) use single::is_within;
 
 use super::Error;
 use crate::backbone::{
@@ -38,11 +40,15 @@ pub struct Posterior {
 }
 
 impl Vae {
-    /// Reads a `vae/` folder as diffusers writes it: `config.json` beside the weights.
+    /// Reads a `vae/` folder as diffusers writes it, `config.json` beside the weights, or the autoencoder of a whole pipeline in one file of the original
+    /// layout.
     ///
     /// # Errors
     /// What cannot be read, and a configuration that the host does not implement or that the weights do not fit.
     pub fn open(dir: &Path, device: &Device) -> std::result::Result<Self, Error> {
+        if dir.is_file() {
+            return single::open(dir, device);
+        }
         let config = read_config(dir)?;
         let folder =
             ModelFolder::open(dir, device, DType::F32, &|stored| Some(modern_name(stored)))?;
@@ -196,11 +202,14 @@ impl Vae {
     }
 }
 
-/// The configuration in a `vae/` folder.
+/// The configuration in a `vae/` folder, or of the autoencoder of a whole pipeline in one file.
 ///
 /// # Errors
 /// As [`VaeConfig::from_json`], and a file that is missing.
 pub fn read_config(dir: &Path) -> std::result::Result<VaeConfig, Error> {
+    if dir.is_file() {
+        return single::config(dir);
+    }
     let file = dir.join("config.json");
     let text = std::fs::read_to_string(&file).map_err(|error| Error::Config {
         file: file.display().to_string(),

@@ -130,6 +130,7 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
     // The inputs are latents.
     let model = Pretrained {
         encoder: Encoder::Pixels,
+        text: None,
         ..model
     };
     let backbone_s = watch.lap();

@@ -7,10 +7,11 @@ use candle_core::{DType, Tensor};
 use plugin_api::Phase;
 use plugin_api::hooks::Encoding;
 
-use crate::data::Batch;
+use crate::data::{Batch, Size};
 use crate::plugin::slots::Slot;
 use crate::plugin::stack::{NetworkInput, OutputPicture, SampleBegin, SampleStep};
 use crate::sample::{Begin, Half, Moment, Rows, SampleHooks, level_at};
+use crate::train::conditioning::set_captions;
 use crate::train::{Error, Session};
 
 use super::Drawing;
@@ -64,7 +65,12 @@ impl Hooks<'_> {
     fn begun(&mut self, images: &Range<usize>, planned: Begin) -> Result<Begin, Error> {
         let session = self.shared.session;
         let mut batch = rows(&self.drawing.inputs, images)?;
-        batch.tensors.extend(planned.conditioning.clone());
+        batch.tensors.extend(planned.conditioning);
+        if let Some(prompts) = self.drawing.prompts.get(images.clone())
+            && session.text.is_some()
+        {
+            set_captions(&mut batch, prompts);
+        }
         let begin = SampleBegin {
             batch,
             latents: planned.latents,
@@ -76,20 +82,12 @@ impl Hooks<'_> {
         let scene = session.scene(session.step.get(), Phase::SAMPLE);
         let total = session.process.num_train_timesteps();
         let mut begun = session.stack()?.sample_begin(&scene, begin, total)?;
-        // Without labels the images are of no class, as in training.
-        if !begun.batch.tensors.contains_key("class_labels") {
-            let null = session.backbone.info().null_class();
-            let labels = Tensor::full(null, images.len(), begun.latents.device())?;
-            begun
-                .batch
-                .tensors
-                .insert("class_labels".to_owned(), labels);
-        }
-        let conditioning = planned.conditioning.into_keys().filter_map(|name| {
-            let tensor = begun.batch.tensors.get(&name)?.clone();
-            Some((name, tensor))
-        });
-        let conditioning = conditioning.collect();
+        // What a plugin took out is as in training: without labels the images are of no class.
+        let (_, _, height, width) = begun.latents.dims4()?;
+        let size = Size { height, width };
+        let conditioning = session.conditioning(&begun.batch, images.len(), size)?;
+        let conditioning = conditioning.tensors;
+        begun.batch.tensors.extend(conditioning.clone());
         *self.shared.bag.borrow_mut() = begun.batch;
         Ok(Begin {
             latents: begun.latents,
@@ -158,13 +156,14 @@ impl Hooks<'_> {
         let Some(pictures) = &mut self.pictures else {
             return Ok(());
         };
-        let images = decoded(session, latents)?;
+        let decoded = session.encoder.decode(latents)?.to_dtype(DType::F32)?;
+        let images = decoded.clamp(-1f32, 1f32)?;
         let names: Vec<String> = range.clone().map(|image| format!("{image:06}")).collect();
         let scene = session.scene(session.step.get(), Phase::SAMPLE);
         let bag = self.shared.bag.borrow();
         match session
             .stack()?
-            .output(&scene, &bag, latents, &images, &names)?
+            .output(&scene, &bag, latents, &images, &decoded, &names)?
         {
             Some(returned) => pictures.extend(returned),
             None => pictures.push(plain(images)),

@@ -9,8 +9,9 @@ use candle_core::Device;
 use serde_json::json;
 
 use super::*;
-use crate::backbone::DitConfig;
+use crate::backbone::tests::formula::{numbers, tiny_unet};
 use crate::backbone::tests::{lively, tiny};
+use crate::backbone::{Backbone, DitConfig};
 use crate::cancel::Cancel;
 use crate::config::{TrainSection, Weighting as Chosen};
 use crate::data::{self, DataOptions};
@@ -50,13 +51,25 @@ fn trainer_with(
     trainable: &str,
     plugin: Option<(Slot, serde_json::Value)>,
 ) -> Trainer {
+    let backbone = lively(DitConfig {
+        num_embeds_ada_norm: 16,
+        ..tiny()
+    });
+    trainer_of(backbone, settings, trainable, plugin)
+}
+
+fn trainer_of(
+    backbone: Backbone,
+    settings: TrainSection,
+    trainable: &str,
+    plugin: Option<(Slot, serde_json::Value)>,
+) -> Trainer {
     let model = Pretrained {
-        backbone: lively(DitConfig {
-            num_embeds_ada_norm: 16,
-            ..tiny()
-        }),
+        backbone,
         process: Process::new(SchedulerConfig::default(), false).unwrap(),
         encoder: Encoder::Pixels,
+        text: None,
+        adapters: Vec::new(),
     };
     let session = Rc::new(Session::new(
         model,
@@ -94,8 +107,13 @@ fn probe(slot: Slot, settings: &serde_json::Value, scene: &Scene<'_>) -> Stack {
 }
 
 fn forward(trainer: &mut Trainer) -> Forward {
-    let start = trainer.feed.next(&Device::Cpu).unwrap();
-    forward_on(trainer, start.batch)
+    let mut batch = trainer.feed.next(&Device::Cpu).unwrap().batch;
+    if let Some(width) = trainer.session.backbone.info().cross_attention {
+        let name = "encoder_hidden_states";
+        let texts = numbers(name, &[BATCH, 5, width]);
+        batch.tensors.insert(name.to_owned(), texts);
+    }
+    forward_on(trainer, batch)
 }
 
 fn forward_on(trainer: &mut Trainer, batch: Batch) -> Forward {
@@ -143,13 +161,16 @@ fn check_gradients(trainable: &str) {
 }
 
 /// The gradients of one pass with the probe on every query, drawing random numbers there; and how often it ran.
-fn gradients_with_layers(gradient_checkpointing: bool) -> BTreeMap<String, Tensor> {
+fn gradients_with_layers(
+    backbone: Backbone,
+    gradient_checkpointing: bool,
+) -> BTreeMap<String, Tensor> {
     let settings = TrainSection {
         gradient_checkpointing,
         ..settings()
     };
     let probe = json!({ "layers": "to_q", "gain": true, "scale": 1.5 });
-    let mut trainer = trainer_with(settings, "all", Some((Slot::Layer, probe)));
+    let mut trainer = trainer_of(backbone, settings, "all", Some((Slot::Layer, probe)));
     let recording = Recording::start();
     let forward = forward(&mut trainer);
     let mut found = recording.backward(&forward.total).unwrap();
@@ -165,7 +186,14 @@ fn gradients_with_layers(gradient_checkpointing: bool) -> BTreeMap<String, Tenso
 
 #[test]
 fn checkpointed_gradients_are_those_of_a_plain_pass_with_plugins_in_the_blocks() {
-    let (plain, again) = (gradients_with_layers(false), gradients_with_layers(true));
+    check_checkpointing(&|| lively(tiny()));
+    check_checkpointing(&tiny_unet);
+}
+
+#[track_caller]
+fn check_checkpointing(backbone: &dyn Fn() -> Backbone) {
+    let plain = gradients_with_layers(backbone(), false);
+    let again = gradients_with_layers(backbone(), true);
     assert!(
         plain.keys().any(|name| name.ends_with("gain")),
         "{:?}",
