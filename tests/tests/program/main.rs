@@ -9,7 +9,6 @@ mod bad_settings;
 mod bench;
 mod composition;
 mod controlnet;
-mod controlnet_goldens;
 mod e2e_ft;
 mod evaluation;
 mod failures;

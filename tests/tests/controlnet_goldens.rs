@@ -1,6 +1,7 @@
 //! The controlnet plugin against diffusers' ControlNetModel: residuals, gradients and configuration, on the host's own UNet, tensors and tape.
 //!
-//! `tests/goldens/controlnet.py` made the numbers.
+//! `tests/goldens/controlnet.py` made the numbers. A program of its own, since two plugins do not link into one.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,7 @@ use host::ops::autograd::Recording;
 use host::plugin::tensor_ops::{export, import};
 use integration_tests::formula::{numbers, weight};
 use integration_tests::{goldens, tensors, values};
-use plugin_api::hooks::{BatchHook, PrepareHook, ResidualsHook, ResidualsIn};
+use plugin_api::hooks::{PrepareHook, ResidualsHook, ResidualsIn};
 use plugin_api::services::{self, CopyBlocksOut, Nothing, RunBlocksOut, TensorOut, Weights};
 use plugin_api::testing::TestHost;
 use plugin_api::{AdapterFile, BackboneInfo, Batch, Error, Init};
@@ -192,7 +193,7 @@ fn rig(name: &'static str, settings: &str) -> Rig {
         files.lock().unwrap().files.push(file);
         Ok(Nothing {})
     });
-    let settings = format!(r#"{{ "from": "theirs", "column": "hint" {settings} }}"#);
+    let settings = format!(r#"{{ "from": "theirs"{settings} }}"#);
     let mut plugin: Controlnet = host.build(&settings).unwrap();
     plugin.prepare(&host).unwrap();
     Rig {
@@ -214,8 +215,10 @@ impl Rig {
         };
         let side = info.sample_size * self.factor;
         let mut batch = Batch::new();
-        // The script's hints lie in 0..1, a batch's pictures in -1..1.
-        batch.set("hint", export(&numbers("hint", &[2, 3, side, side])));
+        let hint = numbers("hint", &[2, 3, side, side])
+            .affine(0.5, 0.5)
+            .unwrap();
+        batch.set("controlnet.0.hint", export(&hint));
         let text = [2, 5, info.cross_attention.unwrap()];
         batch.set(
             "encoder_hidden_states",
@@ -228,7 +231,7 @@ impl Rig {
         }
         let size = info.sample_size;
         let at = ResidualsIn {
-            batch: self.plugin.batch(batch, &self.host).unwrap(),
+            batch,
             input: unit("latents", &[2, info.in_channels, size, size]),
             timesteps: export(&Tensor::new(&TIMESTEPS, &Device::Cpu).unwrap()),
             unconditional: false,
