@@ -198,6 +198,69 @@ fn a_latent_model_is_controlled_at_the_size_of_its_pictures() {
 }
 
 #[test]
+fn a_text_model_is_controlled_and_goes_on_from_what_it_wrote() {
+    let lab = Lab::of_text();
+    let run = "run --backbone sd --data captioned --batch-size 2 --threads 1 --lr 0.01 --set train.warmup_steps=0 --set data.workers=1 \
+               --set sample.steps=2 --set sample.count=2 --set train.ema_decay=0 --set train.caption_dropout=0.5";
+    let control = "--plugin controlnet --set controlnet.hint=canny";
+    let train = |further: &str| lab.host(&format!("{run} {further}")).done();
+    train(&format!("{control} --steps 4 --out whole"));
+    train(&format!("{control} --steps 2 --out halves"));
+    train(&format!("{control} --steps 4 --out halves --resume"));
+    assert_eq!(lab.checkpoint("whole", 4), lab.checkpoint("halves", 4));
+    // Neither has changed the backbone at its first step.
+    train("--plugin lora --steps 1 --out lora");
+    assert_eq!(losses(&lab, "whole")[0], losses(&lab, "lora")[0]);
+    train(&format!(
+        "{control} --steps 4 --set train.gradient_checkpointing=true --out replayed"
+    ));
+    for (once, twice) in losses(&lab, "whole")
+        .into_iter()
+        .zip(losses(&lab, "replayed"))
+    {
+        assert!((once - twice).abs() < 1e-5, "{once} and {twice}");
+    }
+
+    let config = lab.json("whole/adapter/config.json");
+    assert_eq!(config["_class_name"], "ControlNetModel");
+    let written = tensors(&lab.path("whole/adapter/diffusion_pytorch_model.safetensors"));
+    for name in [
+        "conv_in.weight",
+        "time_embedding.linear_2.bias",
+        "controlnet_down_blocks.0.weight",
+        "controlnet_mid_block.bias",
+        "controlnet_cond_embedding.conv_out.weight",
+    ] {
+        assert!(written.contains_key(name), "{name}");
+    }
+    assert!(
+        !written
+            .keys()
+            .any(|name| name.contains("up_blocks") || name.starts_with("conv_out"))
+    );
+
+    let read = |file: &str| std::fs::read(lab.path(file)).unwrap();
+    let how = "--threads 1 --count 2 --steps 2 --seed 0 --input captioned";
+    lab.host(&format!("sample --run whole {how} --out run.png"))
+        .done();
+    let from = "--set controlnet.from=whole/adapter";
+    lab.host(&format!(
+        "sample --backbone sd {control} {from} {how} --out folder.png"
+    ))
+    .done();
+    assert_eq!(read("run.png"), read("folder.png"));
+    lab.host(&format!(
+        "sample --run whole --set controlnet.strength=0 {how} --out off.png"
+    ))
+    .done();
+    assert_ne!(read("run.png"), read("off.png"));
+    lab.host(&format!(
+        "{run} {control} --set controlnet.blocks=2 --steps 1 --out part"
+    ))
+    .refused(3, &["`blocks` is 2", "UNet", "leave it out"]);
+}
+
+#[test]
 fn what_it_cannot_do_is_told_before_the_first_step() {
     let lab = lab();
     let run = "--plugin controlnet --steps 1";
