@@ -110,10 +110,7 @@ impl Encoder {
 
     /// Channels of latents.
     pub fn latent_channels(&self) -> usize {
-        match self {
-            Self::Pixels => 3,
-            Self::Vae(vae) => vae.config().latent_channels,
-        }
+        self.vae().map_or(3, |vae| vae.config().latent_channels)
     }
 
     /// Whether latents are pictures.

@@ -33,6 +33,18 @@ pub enum Error {
         /// Its folder.
         part: &'static str,
     },
+    /// A file of a whole pipeline without a tokenizer beside it.
+    #[error(
+        "{} holds text encoders and no {what}: put the folder {part}/ of a pipeline of its kind beside it", file.display()
+    )]
+    NoTokenizer {
+        /// The file.
+        file: PathBuf,
+        /// What is missing.
+        what: &'static str,
+        /// Its folder.
+        part: &'static str,
+    },
     /// Tokenizer and encoder that do not belong together.
     #[error(
         "{} knows {tokens} tokens and its encoder {rows}: they are not of one model", dir.display()

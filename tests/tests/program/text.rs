@@ -14,7 +14,15 @@ fn losses(lab: &Lab, run: &str) -> Vec<f64> {
 
 /// The bytes of a picture drawn by these arguments.
 fn drawn(lab: &Lab, arguments: &[&str]) -> Vec<u8> {
-    let mut line = vec!["sample", "--count", "2", "--steps", "2", "--out", "drawn.png"];
+    let mut line = vec![
+        "sample",
+        "--count",
+        "2",
+        "--steps",
+        "2",
+        "--out",
+        "drawn.png",
+    ];
     line.extend(arguments);
     lab.host_with(&line).done();
     std::fs::read(lab.path("drawn.png")).unwrap()
@@ -42,7 +50,10 @@ fn a_text_model_trains_resumes_bit_for_bit_draws_prompts_and_is_exported_whole()
     let dark = of(&["--prompt", "dark stripes"]);
     assert_ne!(dark, of(&["--prompt", "light stripes"]));
     assert_ne!(dark, of(&["--prompt", "dark stripes", "--guidance", "1"]));
-    assert_ne!(dark, of(&["--prompt", "dark stripes", "--negative", "a floor"]));
+    assert_ne!(
+        dark,
+        of(&["--prompt", "dark stripes", "--negative", "a floor"])
+    );
     assert_eq!(
         of(&["--prompt", "dark stripes", "--prompt", "light stripes"]),
         of(&[]),
@@ -53,7 +64,10 @@ fn a_text_model_trains_resumes_bit_for_bit_draws_prompts_and_is_exported_whole()
     for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
         assert!(lab.path("exported").join(part).is_dir(), "{part}");
     }
-    let exported = drawn(&lab, &["--backbone", "exported", "--prompt", "dark stripes"]);
+    let exported = drawn(
+        &lab,
+        &["--backbone", "exported", "--prompt", "dark stripes"],
+    );
     assert_eq!(exported, dark);
 }
 
@@ -71,8 +85,14 @@ fn texts_condition_the_network_and_its_text_encoder_runs_by_itself() {
     }
     let found = tensors(&lab.path("a.safetensors"));
     assert_eq!(found["prediction"].dims(), [2, 4, 16]);
-    assert_eq!(values(&found["prediction"]), values(&found["last_hidden_state"]));
-    assert_ne!(values(&found["penultimate_hidden_state"]), values(&found["last_hidden_state"]));
+    assert_eq!(
+        values(&found["prediction"]),
+        values(&found["last_hidden_state"])
+    );
+    assert_ne!(
+        values(&found["penultimate_hidden_state"]),
+        values(&found["last_hidden_state"])
+    );
     assert_eq!(found["pooled"].dims(), [2, 16]);
     let alone = tensors(&lab.path("b.safetensors"));
     assert_eq!(values(&found["prediction"]), values(&alone["prediction"]));
@@ -90,8 +110,10 @@ fn kept_latents_and_texts_give_the_same_run_whoever_made_them() {
     assert!(lab.path("cache/latents").is_dir() && lab.path("cache/texts").is_dir());
     run("--out second");
     assert_eq!(lab.checkpoint("first", 5), lab.checkpoint("second", 5));
-    lab.host(&format!("{RUN} {LORA} --steps 5 --set sample.count=0 --out plain"))
-        .done();
+    lab.host(&format!(
+        "{RUN} {LORA} --steps 5 --set sample.count=0 --out plain"
+    ))
+    .done();
     for (kept, plain) in losses(&lab, "first").into_iter().zip(losses(&lab, "plain")) {
         assert!((kept - plain).abs() < 1e-4 * plain, "{kept} and {plain}");
     }
@@ -102,8 +124,10 @@ fn pictures_in_buckets_train_and_resume_bit_for_bit() {
     let lab = Lab::of_text();
     let run = |steps: usize, further: &str| {
         let settings = "--set data.bucketing=true --set sample.count=1";
-        lab.host(&format!("{RUN} {LORA} {settings} --steps {steps} {further}"))
-            .done()
+        lab.host(&format!(
+            "{RUN} {LORA} {settings} --steps {steps} {further}"
+        ))
+        .done()
     };
     run(6, "--out whole");
     run(3, "--out halves");
@@ -127,8 +151,10 @@ fn diff_tuning_remembers_what_prompts_draw_and_trains_them_without_text() {
     with("\"stripes\"", "others");
     assert_ne!(losses(&lab, "some"), losses(&lab, "others"));
     assert!(losses(&lab, "some").iter().all(|loss| loss.is_finite()));
-    lab.train(&format!("{tuned} --set diff_tuning.memory_prompts=[\"a\"] --steps 1 --out classes"))
-        .refused(3, &["memory_prompts", "not conditioned on text"]);
+    lab.train(&format!(
+        "{tuned} --set diff_tuning.memory_prompts=[\"a\"] --steps 1 --out classes"
+    ))
+    .refused(3, &["memory_prompts", "not conditioned on text"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Diffusion XL needs the last but one and the projected summary.
 
 mod config;
+pub(super) mod single;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,8 +15,8 @@ pub use config::{Activation, ClipConfig};
 
 use super::Error;
 use crate::backbone::{
-    self, Assembly, Embedding, Initial, LayerNorm, Linear, ModelFolder, Overlay, Parameter, Pass, Source,
-    write_folder,
+    self, Assembly, Embedding, Initial, LayerNorm, Linear, ModelFolder, Overlay, Parameter, Pass,
+    Source, write_folder,
 };
 use crate::ops;
 
