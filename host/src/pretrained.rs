@@ -77,6 +77,8 @@ pub struct Pretrained {
     pub encoder: Encoder,
     /// Between texts and what the network reads of them.
     pub text: Option<Arc<TextEncoders>>,
+    /// What adapter files were merged into the network.
+    pub adapters: Vec<Report>,
 }
 
 /// The facts about a model, from its headers alone; `path` none is the embedded model.
@@ -334,6 +336,7 @@ pub fn open(
         process,
         encoder,
         text,
+        adapters: reports,
     })
 }
 

@@ -15,6 +15,8 @@ pub(crate) mod merged;
 pub mod spread;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unet_tests;
 pub mod write;
 
 use std::collections::BTreeMap;

@@ -33,16 +33,14 @@ pub enum Error {
         /// Its folder.
         part: &'static str,
     },
-    /// A file of a whole pipeline without a tokenizer beside it.
+    /// A tokenizer that should lie beside a file of a whole pipeline.
     #[error(
-        "{} holds text encoders and no {what}: put the folder {part}/ of a pipeline of its kind beside it", file.display()
+        "{} holds text encoders but no tokenizer, as no file of its layout does: put the {part}/ of a pipeline of its kind beside it", file.display()
     )]
-    NoTokenizer {
+    Beside {
         /// The file.
         file: PathBuf,
-        /// What is missing.
-        what: &'static str,
-        /// Its folder.
+        /// The tokenizer's folder.
         part: &'static str,
     },
     /// Tokenizer and encoder that do not belong together.

@@ -2,18 +2,19 @@
 
 pub mod clip;
 mod error;
-mod parts;
+mod place;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tokenizer;
 mod vocabulary;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Result, Tensor};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::backbone::Pass;
@@ -21,8 +22,7 @@ use crate::memo::{self, Memo};
 use crate::ops::autograd::no_grad;
 pub use clip::{ClipConfig, ClipText, Encoded};
 pub use error::Error;
-use parts::{Parts, Weights};
-pub use parts::{inspect, pipeline};
+use place::Place;
 pub use tokenizer::{Tokenizer, Tokens};
 pub use vocabulary::make_tokenizer;
 
@@ -70,9 +70,148 @@ pub struct TextInfo {
     pub tokens: usize,
 }
 
+/// The pipeline of a path, if it has text encoders: the path itself, which may be a file that holds a whole pipeline, or the folder above its network's.
+pub fn pipeline(path: &Path) -> Option<PathBuf> {
+    if !place::within(path).0.is_empty() {
+        return Some(path.to_path_buf());
+    }
+    let is_network = ["unet", "transformer"]
+        .iter()
+        .any(|name| path.ends_with(name));
+    let above = path.parent().filter(|_| is_network);
+    let has_text = |folder: &&Path| {
+        ["text_encoder", "text_encoder_2"]
+            .iter()
+            .any(|part| folder.join(part).is_dir() || index(folder)[*part][1].is_string())
+    };
+    [Some(path), above]
+        .into_iter()
+        .flatten()
+        .find(has_text)
+        .map(Path::to_path_buf)
+}
+
+/// A pipeline's encoders and folders of tokenizers, in order.
+struct Parts {
+    stages: Vec<(Place, PathBuf)>,
+    xl: bool,
+    zeros: bool,
+}
+
+/// Finds a pipeline's parts.
+///
+/// # Errors
+/// [`Error::Missing`] for one that its index names, or that its kind cannot do without.
+fn parts(pipeline: &Path) -> std::result::Result<Parts, Error> {
+    if pipeline.is_file() {
+        return parts_of_file(pipeline);
+    }
+    let index = index(pipeline);
+    let there = |part: &str| pipeline.join(part).is_dir();
+    let named = |part: &str| index[part][1].is_string();
+    let class = index["_class_name"].as_str().unwrap_or_default();
+    let xl = class.contains("XL") || named("text_encoder_2") || there("text_encoder_2");
+    let all = [
+        ("text_encoder", "text encoder", "tokenizer", "tokenizer"),
+        (
+            "text_encoder_2",
+            "second text encoder",
+            "tokenizer_2",
+            "second tokenizer",
+        ),
+    ];
+    let mut stages = Vec::new();
+    for (number, (encoder, encoder_is, tokenizer, tokenizer_is)) in all.into_iter().enumerate() {
+        // A refiner has the second alone, and its index says so.
+        let wanted = match number {
+            0 => there(encoder) || named(encoder) || !xl || index[encoder].is_null(),
+            _ => xl,
+        };
+        if !wanted {
+            continue;
+        }
+        for (part, what) in [(encoder, encoder_is), (tokenizer, tokenizer_is)] {
+            if !there(part) {
+                return Err(Error::Missing {
+                    pipeline: pipeline.to_owned(),
+                    what,
+                    part,
+                });
+            }
+        }
+        stages.push((
+            Place::Folder(pipeline.join(encoder)),
+            pipeline.join(tokenizer),
+        ));
+    }
+    Ok(Parts {
+        stages,
+        xl,
+        zeros: xl
+            && index["force_zeros_for_empty_prompt"]
+                .as_bool()
+                .unwrap_or(true),
+    })
+}
+
+/// The parts of a pipeline that is one file; such files hold no tokenizers.
+///
+/// # Errors
+/// [`Error::Beside`] for a tokenizer that is not beside it.
+fn parts_of_file(file: &Path) -> std::result::Result<Parts, Error> {
+    let (encoders, xl) = place::within(file);
+    let stages = (encoders.into_iter())
+        .map(|(encoder, part)| {
+            let tokenizer = file.with_file_name(part);
+            match tokenizer.is_dir() {
+                true => Ok((encoder, tokenizer)),
+                false => Err(Error::Beside {
+                    file: file.to_owned(),
+                    part,
+                }),
+            }
+        })
+        .collect::<std::result::Result<_, _>>()?;
+    Ok(Parts {
+        stages,
+        xl,
+        zeros: xl,
+    })
+}
+
+/// The pipeline's `model_index.json`; null where there is none that can be read, of which others tell.
+fn index(pipeline: &Path) -> Value {
+    std::fs::read_to_string(pipeline.join("model_index.json"))
+        .ok()
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or(Value::Null)
+}
+
+/// What a pipeline's text encoders will give, before any weight is read.
+///
+/// # Errors
+/// A part that is missing, or a configuration that cannot be used.
+pub fn inspect(pipeline: &Path) -> std::result::Result<TextInfo, Error> {
+    let Parts { stages, xl, .. } = parts(pipeline)?;
+    let configs = (stages.iter())
+        .map(|(encoder, _)| encoder.config())
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    let tokens = (configs.iter())
+        .map(|config| config.max_position_embeddings)
+        .min();
+    Ok(TextInfo {
+        states: configs.iter().map(|config| config.hidden_size).sum(),
+        embeds: configs
+            .last()
+            .filter(|_| xl)
+            .map(|config| config.projection_dim),
+        tokens: tokens.unwrap_or(0),
+    })
+}
+
 impl TextEncoders {
-    /// Reads the text encoders of a pipeline: of a folder `text_encoder/` with `tokenizer/`, and where there are, `text_encoder_2/` with `tokenizer_2/`; of a file of a whole
-    /// pipeline those in it, with the tokenizers' folders beside it. They compute in `dtype`, whatever their files hold.
+    /// Reads the text encoders of a pipeline folder: `text_encoder/` with `tokenizer/`, and where there are, `text_encoder_2/` with `tokenizer_2/`. They compute in
+    /// `dtype`, whatever their files hold.
     ///
     /// # Errors
     /// A part that is missing or cannot be used.
@@ -81,12 +220,8 @@ impl TextEncoders {
         device: &Device,
         dtype: DType,
     ) -> std::result::Result<Self, Error> {
-        let Parts {
-            encoders,
-            xl,
-            zeros,
-        } = parts::parts(pipeline)?;
-        let stages = (encoders.iter())
+        let Parts { stages, xl, zeros } = parts(pipeline)?;
+        let stages = (stages.iter())
             .map(|(encoder, tokenizer)| Stage::open(encoder, tokenizer, device, dtype))
             .collect::<std::result::Result<_, _>>()?;
         Ok(Self {
@@ -240,7 +375,7 @@ impl TextEncoders {
 
 impl Stage {
     fn open(
-        encoder: &Weights,
+        encoder: &Place,
         tokenizer: &Path,
         device: &Device,
         dtype: DType,

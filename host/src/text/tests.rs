@@ -9,7 +9,6 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use super::{EMBEDS, Error, STATES, TextEncoders, Tokenizer, inspect};
-use crate::backbone::ldm::text::open_clip;
 
 fn golden() -> Value {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/text/case.json");
@@ -345,103 +344,4 @@ fn parts_that_are_missing_or_of_another_model_are_named() {
         small.contains("knows 526 tokens and its encoder 100"),
         "{small}"
     );
-}
-
-/// The parameters of an encoder under OpenCLIP's names, queries, keys and values stacked.
-fn as_open_clip(config: &Value, prefix: &str) -> HashMap<String, Tensor> {
-    let mut thirds: HashMap<String, Vec<(usize, Tensor)>> = HashMap::new();
-    for (name, shape) in shapes(config) {
-        let stored = open_clip(&name).unwrap();
-        let tensor = weights(&name, &shape);
-        let tensor = match stored.transposed {
-            true => tensor.t().unwrap().contiguous().unwrap(),
-            false => tensor,
-        };
-        let part = (stored.third.unwrap_or(0), tensor);
-        let place = format!("{prefix}{}", stored.name);
-        thirds.entry(place).or_default().push(part);
-    }
-    let whole = |mut parts: Vec<(usize, Tensor)>| {
-        parts.sort_by_key(|(third, _)| *third);
-        let parts: Vec<Tensor> = parts.into_iter().map(|(_, tensor)| tensor).collect();
-        Tensor::cat(&parts, 0).unwrap()
-    };
-    (thirds.into_iter())
-        .map(|(name, parts)| (name, whole(parts)))
-        .collect()
-}
-
-#[test]
-fn encoders_within_one_file_are_those_of_folders() {
-    let golden = golden();
-    let prompts = prompts(&golden);
-    let one_head = |model: &str| {
-        let mut config = golden["models"][model]["config"].clone();
-        config["num_attention_heads"] = json!(1);
-        config
-    };
-    for (models, prefixes) in [
-        (vec!["plain"], vec!["cond_stage_model.transformer."]),
-        (vec!["open"], vec!["cond_stage_model.model."]),
-        (
-            vec!["plain", "projected"],
-            vec![
-                "conditioner.embedders.0.transformer.",
-                "conditioner.embedders.1.model.",
-            ],
-        ),
-    ] {
-        let dir = tempfile::tempdir().unwrap();
-        write_pipeline(dir.path(), &models);
-        let sign = Tensor::zeros((4, 4, 3, 3), DType::F32, &Device::Cpu).unwrap();
-        let mut inside = HashMap::from([(
-            "model.diffusion_model.input_blocks.0.0.weight".to_owned(),
-            sign,
-        )]);
-        for ((model, prefix), folder) in models
-            .iter()
-            .zip(&prefixes)
-            .zip(["text_encoder", "text_encoder_2"])
-        {
-            let config = one_head(model);
-            let same = |name: &str| name.to_owned();
-            write_encoder(&dir.path().join(folder), &config, DType::F32, &same);
-            if prefix.ends_with("model.") {
-                let mut all = config.clone();
-                if models.len() == 1 {
-                    // Stable Diffusion 2 leaves out the last block, and the projection.
-                    all["num_hidden_layers"] = json!(3);
-                    all["architectures"] = json!(["CLIPTextModelWithProjection"]);
-                }
-                inside.extend(as_open_clip(&all, prefix));
-            } else {
-                let own = shapes(&config).into_iter();
-                inside.extend(
-                    own.map(|(name, shape)| (format!("{prefix}{name}"), weights(&name, &shape))),
-                );
-            }
-        }
-        let file = dir.path().join("whole.safetensors");
-        candle_core::safetensors::save(&inside, &file).unwrap();
-        let folders = open(dir.path()).unwrap();
-        let within = open(&file).unwrap();
-        assert_eq!(within.info(), folders.info());
-        assert_eq!(inspect(&file).unwrap(), within.info());
-        let (found, expected) = (
-            within.encode(&prompts).unwrap(),
-            folders.encode(&prompts).unwrap(),
-        );
-        assert_eq!(
-            found.keys().collect::<Vec<_>>(),
-            expected.keys().collect::<Vec<_>>()
-        );
-        for (name, tensor) in &expected {
-            let apart = (tensor - &found[name]).unwrap().abs().unwrap();
-            let apart = apart.max_all().unwrap().to_scalar::<f32>().unwrap();
-            assert_eq!(apart, 0.0, "{name} of {models:?}");
-        }
-        fs::remove_dir_all(dir.path().join("tokenizer")).unwrap();
-        let error = open(&file).unwrap_err().to_string();
-        assert!(error.contains("put the folder tokenizer/"), "{error}");
-    }
 }

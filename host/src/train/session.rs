@@ -111,6 +111,7 @@ impl Session {
             process,
             encoder,
             text,
+            adapters: _,
         } = model;
         Self {
             backbone,

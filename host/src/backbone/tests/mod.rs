@@ -8,7 +8,7 @@ pub(crate) mod formula;
 mod parity;
 mod passes;
 pub(crate) mod single_file;
-mod unet;
+pub(crate) mod unet;
 mod unet_files;
 
 use std::collections::HashMap;

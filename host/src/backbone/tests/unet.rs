@@ -13,7 +13,7 @@ const TIMESTEPS: [u32; 2] = [3, 871];
 /// Numbers kept of each parameter's gradient.
 const KEPT: usize = 4;
 
-pub(super) fn config(name: &str) -> UnetConfig {
+pub(crate) fn config(name: &str) -> UnetConfig {
     let file = folder(name).join("config.json");
     let text = std::fs::read_to_string(file).unwrap();
     match Config::from_json(&text, "config.json").unwrap() {
@@ -67,6 +67,11 @@ fn inputs(backbone: &Backbone, height: usize, width: usize) -> Case {
         case.insert("time_ids".to_owned(), sizes);
     }
     Case(case)
+}
+
+/// The prediction for these inputs.
+pub(crate) fn golden_prediction(backbone: &Backbone) -> Tensor {
+    inputs(backbone, 8, 8).run(backbone, &Pass::frozen())
 }
 
 #[track_caller]

@@ -82,3 +82,65 @@ fn infer(shapes: &Shapes) -> VaeConfig {
         ..usual
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::{BTreeMap, HashMap};
+
+    use candle_core::Tensor;
+
+    use super::*;
+    use crate::backbone::tests::formula::numbers;
+    use crate::backbone::tests::single_file::check_names;
+
+    fn three_levels() -> VaeConfig {
+        let usual = VaeConfig::default();
+        VaeConfig {
+            down_block_types: vec![usual.down_block_types[0].clone(); 3],
+            up_block_types: vec![usual.up_block_types[0].clone(); 3],
+            block_out_channels: vec![32, 64, 64],
+            ..usual
+        }
+    }
+
+    #[test]
+    fn an_autoencoder_in_a_file_is_the_one_of_diffusers_under_other_names() {
+        let config = three_levels();
+        let own = Vae::init(config.clone(), 5).unwrap();
+        let original = |name: &str| {
+            let original = ldm::vae_original(name, 3).unwrap();
+            format!("{}{original}", ldm::VAE)
+        };
+        let names: BTreeMap<String, String> = own
+            .parameters()
+            .map(|(name, _)| (name.to_owned(), original(name)))
+            .collect();
+        check_names("vae", &names);
+
+        let mut stored = HashMap::new();
+        for (name, tensor) in own.parameters() {
+            let mut tensor = tensor.clone();
+            if name.contains(".attentions.") && tensor.rank() == 2 {
+                // A 1x1 convolution there.
+                tensor = tensor.unsqueeze(2).unwrap().unsqueeze(3).unwrap();
+            }
+            stored.insert(names[name].clone(), tensor);
+        }
+        let sign = "model.diffusion_model.input_blocks.0.0.weight";
+        stored.insert(sign.to_owned(), numbers(sign, &[2, 2]));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        candle_core::safetensors::save(&stored, &path).unwrap();
+        assert!(is_within(&path) && !is_within(dir.path()));
+        let found = Vae::open(&path, &Device::Cpu).unwrap();
+        assert_eq!(found.config(), &config);
+        let pictures = numbers("pictures", &[1, 3, 8, 8]);
+        let flat = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let code = |vae: &Vae| {
+            let mean = vae.posterior(&pictures).unwrap().mean;
+            [flat(vae.decode(&mean).unwrap()), flat(mean)]
+        };
+        assert_eq!(code(&found), code(&own));
+    }
+}

@@ -4,7 +4,6 @@
 //! Diffusion XL needs the last but one and the projected summary.
 
 mod config;
-pub(super) mod single;
 
 use std::collections::BTreeMap;
 use std::path::Path;

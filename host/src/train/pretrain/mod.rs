@@ -170,6 +170,7 @@ fn pretrain(
         process,
         encoder: Encoder::Pixels,
         text: None,
+        adapters: Vec::new(),
     };
     let session = Session::new(
         model,
