@@ -1,7 +1,10 @@
 //! The e2e_ft plugin through its real file: depth and normals, both objectives, alone and with lora; resuming, sampling, measuring, and data that do not do.
 
+use candle_core::{DType, Device};
+use host::backbone::{Backbone, Config, Overlay};
+use host::random::Stream;
 use image::{DynamicImage, ImageBuffer, Luma, Rgb, RgbImage};
-use integration_tests::{DIFF_TUNING, Lab, picture, tensors};
+use integration_tests::{DIFF_TUNING, Lab, goldens, picture, tensors};
 use serde_json::{Value, json};
 
 /// A run on the folder that [`measured`] writes.
@@ -187,6 +190,92 @@ fn with_lora_the_first_layer_and_the_adapter_train_through_the_decoder_and_nothi
     }
     // Pictures of 16 by 16 pixels of latents of 8 by 8.
     lab.host("sample --run run --input pictures --count 3 --each each --out grid.png")
+        .done();
+    let depth = image::open(lab.path("each/blobs/1-depth.png")).unwrap();
+    assert_eq!((depth.color(), depth.width()), (image::ColorType::L16, 16));
+}
+
+/// A text encoder that has seen one batch.
+const TEXT: &str = r#"
+[text_encoder]
+hidden_size = 12
+intermediate_size = 24
+num_hidden_layers = 1
+num_attention_heads = 2
+max_position_embeddings = 12
+
+[data]
+source = "scenes:studio"
+size = 16
+count = 12
+
+[train]
+steps = 1
+batch_size = 6
+lr = 1e-2
+warmup_steps = 0
+threads = 1
+"#;
+
+/// Writes a pipeline as Stable Diffusion 2 is one, of random weights: latents of 8 by 8, pictures twice as high and wide, v-prediction.
+fn write_stable_diffusion(lab: &Lab) {
+    lab.write("text.toml", TEXT);
+    lab.host("pretrain --config text.toml --out sd").done();
+    super::latent::copy(&goldens("vae/plain"), &lab.path("sd/vae"));
+    let config = std::fs::read_to_string(goldens("unet/sd2/config.json")).unwrap();
+    let config = Config::from_json(&config, "config.json").unwrap();
+    let fresh = Backbone::init(config, 1, &Device::Cpu).unwrap();
+    // A fresh network predicts zero.
+    let mut overlay = Overlay::new();
+    for (name, tensor) in fresh.parameters() {
+        if name.starts_with("conv_out") {
+            let random = Stream::new(2, name).normal(tensor.shape(), &Device::Cpu);
+            overlay.insert(name.to_owned(), (random.unwrap() * 0.1).unwrap());
+        }
+    }
+    fresh.save(&lab.path("sd"), &overlay, DType::F32).unwrap();
+    let scheduler = json!({
+        "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+        "prediction_type": "v_prediction", "clip_sample": false, "set_alpha_to_one": false, "steps_offset": 1,
+    });
+    lab.write("sd/scheduler/scheduler_config.json", scheduler.to_string());
+    let index = json!({
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+    });
+    lab.write("sd/model_index.json", index.to_string());
+}
+
+#[test]
+fn stable_diffusion_estimates_without_captions_alone_and_with_lora() {
+    let lab = Lab::new();
+    measured(&lab);
+    write_stable_diffusion(&lab);
+    let small = "--backbone sd --data measured --batch-size 2 --threads 1 --lr 0.001 --steps 3 --set train.warmup_steps=0 --set sample.count=2 --set sample.steps=2";
+    for (out, plugins) in [("alone", ""), ("both", "--plugin lora --set lora.rank=2")] {
+        lab.host(&format!(
+            "run --plugin e2e_ft {plugins} {small} --out {out}"
+        ))
+        .done();
+        assert_trained(&lab, out);
+        let written = format!("{out}/adapter/unet");
+        assert_eq!(in_channels(&lab, &written), (json!(8), json!(4)), "{out}");
+        let file = "diffusion_pytorch_model.safetensors";
+        let (ours, before) = (
+            tensors(&lab.path(&format!("{written}/{file}"))),
+            tensors(&lab.path(&format!("sd/unet/{file}"))),
+        );
+        assert_eq!(ours["conv_in.weight"].dims(), [8, 8, 3, 3]);
+        let name = "mid_block.resnets.0.conv1.weight";
+        let moved =
+            integration_tests::values(&ours[name]) != integration_tests::values(&before[name]);
+        assert_eq!(moved, plugins.is_empty(), "{out}");
+    }
+    lab.host("sample --run both --input pictures --count 2 --each each --out grid.png")
         .done();
     let depth = image::open(lab.path("each/blobs/1-depth.png")).unwrap();
     assert_eq!((depth.color(), depth.width()), (image::ColorType::L16, 16));
