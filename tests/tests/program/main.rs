@@ -22,3 +22,4 @@ mod resume;
 mod run_folder;
 mod sampling;
 mod training;
+mod unet;
