@@ -52,7 +52,7 @@ fn lora_starts_at_the_backbone_and_trains_the_same_without_kept_activations() {
     let (lora, some) = losses(&lab, "--plugin lora --set lora.rank=2");
     assert_eq!(full[0], lora[0], "an update that is zero changes nothing");
     assert_ne!(full[2], lora[2]);
-    // Four layers of each of three transformers' two attentions, from 32, 64 or the text's 12 to 32 or 64 features.
+    // Four layers of each of four transformers' two attentions, from 32, 64 or the text's 12 to 32 or 64 features.
     assert!(some > 0 && some < all / 10, "{some} of {all}");
     let everywhere = r#"--plugin lora --set lora.rank=2 --set lora.targets=["**.to_q","**.conv1","**.downsamplers.0.conv","**.proj_in"]"#;
     let (kept, _) = losses(&lab, everywhere);
