@@ -46,6 +46,16 @@ pub enum Error {
         /// Width of the text's tokens.
         width: usize,
     },
+    /// The network takes something beside the latents, and nothing gives it.
+    #[error(
+        "the backbone takes {channels} channels and its latents have {latents}: something must be joined to them, which a plugin at the slot `denoiser_input` does (e2e_ft joins those of a picture)"
+    )]
+    Wide {
+        /// The network's input channels.
+        channels: usize,
+        /// The latents'.
+        latents: usize,
+    },
     /// The network works on something else than RGB images.
     #[error(
         "the backbone works on {channels} channels and comes without a `vae/`, but images have 3; use a pixel-space backbone with 3 input channels"
@@ -67,6 +77,8 @@ pub struct Pretrained {
     pub encoder: Encoder,
     /// Between texts and what the network reads of them.
     pub text: Option<Arc<TextEncoders>>,
+    /// What adapter files were merged into the network.
+    pub adapters: Vec<Report>,
 }
 
 /// The facts about a model, from its headers alone; `path` none is the embedded model.
@@ -84,16 +96,16 @@ pub fn inspect(path: Option<&Path>) -> Result<Facts, Error> {
             info
         }
     };
-    let factor = match path.and_then(vae_folder) {
-        None if info.in_channels != 3 => {
+    let (factor, latent_channels) = match path.and_then(vae_folder) {
+        None if info.in_channels == 0 || !info.in_channels.is_multiple_of(3) => {
             return Err(Error::Channels {
                 channels: info.in_channels,
             });
         }
-        None => 1,
+        None => (1, 3),
         Some(folder) => {
             let config = vae::read_config(&folder)?;
-            if config.latent_channels != info.in_channels {
+            if config.latent_channels > info.in_channels {
                 return Err(encode::Error::Channels {
                     path: folder,
                     latents: config.latent_channels,
@@ -101,14 +113,15 @@ pub fn inspect(path: Option<&Path>) -> Result<Facts, Error> {
                 }
                 .into());
             }
-            config.factor()
+            (config.factor(), config.latent_channels)
         }
     };
     let pipeline = path.and_then(text::pipeline);
     let text = pipeline.as_deref().map(text::inspect).transpose()?;
     Ok(Facts {
-        info,
+        info: info.of_latents(latent_channels),
         factor,
+        latent_channels,
         text,
         pipeline,
     })
@@ -121,6 +134,8 @@ pub struct Facts {
     pub info: ModelInfo,
     /// Pictures are this many times as high and wide as their latents.
     pub factor: usize,
+    /// Channels of the latents.
+    pub latent_channels: usize,
     /// What its text encoders give, where it has some.
     pub text: Option<TextInfo>,
     /// The pipeline that they are of.
@@ -148,6 +163,18 @@ impl Facts {
     /// Both sides of a picture must be multiples of this.
     pub fn image_multiple(&self) -> usize {
         self.info.patch_size * self.factor
+    }
+}
+
+/// Refuses a network that takes more than latents of `latents` channels where nothing is `joined` to them.
+///
+/// # Errors
+/// [`Error::Wide`].
+pub fn check_input(info: &ModelInfo, latents: usize, joined: bool) -> Result<(), Error> {
+    let channels = info.in_channels;
+    match channels == latents || joined {
+        true => Ok(()),
+        false => Err(Error::Wide { channels, latents }),
     }
 }
 
@@ -290,11 +317,12 @@ pub fn open(
     for report in &reports {
         report.log();
     }
-    let process = Process::new(config, backbone.info().learned_variance)?;
     let encoder = match path.and_then(vae_folder) {
         Some(folder) => Encoder::Vae(Arc::new(Vae::open(&folder, device)?)),
         None => Encoder::Pixels,
     };
+    let backbone = backbone.of_latents(encoder.latent_channels());
+    let process = Process::new(config, backbone.info().learned_variance)?;
     let text = match path.and_then(text::pipeline) {
         Some(pipeline) if backbone.info().cross_attention.is_some() => {
             let text = TextEncoders::open(&pipeline, device, dtype)?;
@@ -308,6 +336,7 @@ pub fn open(
         process,
         encoder,
         text,
+        adapters: reports,
     })
 }
 

@@ -12,14 +12,18 @@ message! {
     /// | name | in | shape, dtype | meaning |
     /// |---|---|---|---|
     /// | `images` | tensors | `[B, 3, H, W]` f32 in -1..1 | the pictures; in training always present |
+    /// | `latents` | tensors | `[B, C, h, w]` f32 | latents to train on, where a `batch` hook brought some: the pictures are then not encoded |
     /// | `class_labels` | tensors | `[B]` u32 | classes; the value `num_classes` of the backbone means "no class" |
     /// | `loss_mask` | tensors | `[B, 1, h, w]` f32 in 0..1, latent size | where the default objective counts; default: the noise mask |
-    /// | `encoder_hidden_states` | tensors | `[B, S, D]` f32 | encoded captions, once the host has encoded them |
-    /// | `captions` | texts | B strings | captions |
+    /// | `encoder_hidden_states` | tensors | `[B, S, D]` f32 | encoded captions, once the host has encoded them (after slot `batch`); a plugin that sets them is not overruled |
+    /// | `text_embeds`, `time_ids` | tensors | `[B, P]`, `[B, 6]` f32 | of Stable Diffusion XL, beside the former |
+    /// | `captions` | texts | B strings | captions; an empty one is no text |
+    /// | `origins` | texts | B strings | which part of a larger picture an image shows: `HEIGHTxWIDTH+TOP+LEFT` of that picture, and of the crop in it once resized |
     /// | `names` | texts | B strings | where each sample came from, for messages |
     ///
     /// Further pictures of the dataset (`source`, `reference_1`, ...) appear under their own names, `[B, 3, H, W]` f32 in -1..1 and of the size of `images`; those
-    /// called `mask`, `mask_..` or `.._mask` are masks, `[B, 1, H, W]` in 0..1. In sampling they are in the bag of `sample_begin`, beside `images`.
+    /// called `mask`, `mask_..` or `.._mask` are masks, `[B, 1, H, W]` in 0..1; `depth` is `[B, 1, H, W]` in 0..1 with 0 where nothing is known, `normals` are vectors `[B, 3, H, W]` of
+    /// unit length to the precision of 8 bits (x right, y up, z towards the camera) with zero vectors where nothing is known. In sampling they are in the bag of `sample_begin`, beside `images`.
     pub struct Batch {
         /// Tensors; the first dimension is the sample.
         pub tensors: BTreeMap<String, Tensor>,

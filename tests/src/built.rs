@@ -24,6 +24,8 @@ pub(crate) fn host() -> &'static Path {
             "-p",
             "diff_tuning",
             "-p",
+            "e2e_ft",
+            "-p",
             "lora",
             "-p",
             "one_pic",

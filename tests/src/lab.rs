@@ -33,6 +33,14 @@ impl Lab {
         lab
     }
 
+    /// A fresh folder that also holds the text-to-image pipeline `sd` and the captioned pictures `captioned`.
+    pub fn of_text() -> Self {
+        let lab = Self::new();
+        material::write_text_pipeline(&lab.path("sd"));
+        material::write_captioned(&lab.path("captioned"));
+        lab
+    }
+
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

@@ -19,9 +19,18 @@ use host::random::Stream;
 
 use cases::{CASES, Case, adamw_size, operands};
 
+/// As in the program; its memory is not given back in between either.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const PAIRS: usize = 15;
 
 fn main() -> Result<()> {
+    // As in the program: `mi_option_purge_delay` is never, and this thread is one of the pool's.
+    // SAFETY: sets a number inside the allocator, which may happen at any time.
+    unsafe { libmimalloc_sys::mi_option_set_default(15, -1) };
+    let pool = rayon::ThreadPoolBuilder::new().use_current_thread();
+    pool.build_global().map_err(candle_core::Error::wrap)?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--serve") {
         return serve();

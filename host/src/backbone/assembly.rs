@@ -195,6 +195,11 @@ pub(crate) struct Conv2d {
 }
 
 impl Conv2d {
+    /// Channels of `x` that the layer takes in this pass.
+    pub(crate) fn channels(&self, pass: &Pass<'_>) -> Result<usize> {
+        Ok(self.weight.resolve(pass)?.dims4()?.1)
+    }
+
     /// `x` `[B, C, H, W]`.
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let weight = self.weight.resolve(pass)?; // [O, C, k, k]

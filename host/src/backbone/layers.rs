@@ -117,7 +117,7 @@ impl Parameter {
         let Some(stand_in) = pass.overlay.and_then(|overlay| overlay.get(&self.name)) else {
             return Ok(self.value.clone());
         };
-        if stand_in.dims() != self.value.dims() {
+        if !stands_in(stand_in.dims(), self.value.dims()) {
             bail!(
                 "the overlay's `{}` is {:?}, the backbone's is {:?}",
                 self.name,
@@ -126,6 +126,17 @@ impl Parameter {
             )
         }
         stand_in.to_dtype(self.value.dtype())
+    }
+}
+
+/// Whether a tensor of one shape can stand in for a parameter of another: of the same, or as the weight of a convolution of more or fewer input channels.
+/// Which convolutions may be asked so is for [`Backbone::takes`](super::Backbone::takes) to say.
+fn stands_in(shape: &[usize], own: &[usize]) -> bool {
+    match (shape, own) {
+        (&[outputs, _, height, width], &[own_outputs, _, own_height, own_width]) => {
+            (outputs, height, width) == (own_outputs, own_height, own_width)
+        }
+        _ => shape == own,
     }
 }
 
@@ -268,6 +279,11 @@ pub(crate) struct PatchEmbed {
 }
 
 impl PatchEmbed {
+    /// Channels of the image that the layer takes in this pass.
+    pub(crate) fn channels(&self, pass: &Pass<'_>) -> Result<usize> {
+        Ok(self.weight.resolve(pass)?.dims4()?.1)
+    }
+
     /// Tokens in row-major order of the patches. Both sides of the image must be multiples of the kernel.
     pub(crate) fn forward(&self, image: &Tensor, pass: &Pass<'_>) -> Result<Tensor> {
         let weight = self.weight.resolve(pass)?; // [D, C, p, p]

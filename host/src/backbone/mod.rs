@@ -60,7 +60,7 @@ pub struct ModelInfo {
     pub architecture: String,
     /// How many numbers the backbone holds; parameters shared between blocks count once.
     pub parameters: usize,
-    /// Channels of the latents.
+    /// Channels that the network takes: those of the latents, or more where others are joined to them.
     pub in_channels: usize,
     /// Channels of the prediction; twice the latents' with learned variance.
     pub out_channels: usize,
@@ -92,6 +92,14 @@ impl ModelInfo {
     /// The label of no class; 0, which nothing reads, for a network without classes.
     pub fn null_class(&self) -> u32 {
         self.num_classes.unwrap_or(0) as u32
+    }
+
+    /// The same network for latents of this many channels, which tell whether half of the output's is the variance.
+    pub fn of_latents(self, channels: usize) -> Self {
+        Self {
+            learned_variance: self.out_channels == 2 * channels,
+            ..self
+        }
     }
 
     /// The tensors of its conditioning, by the names of [`Conditioning`].
@@ -254,6 +262,14 @@ impl Backbone {
         self
     }
 
+    /// The same backbone for latents of this many channels; of more than these a network takes where others are joined to them.
+    pub fn of_latents(self, channels: usize) -> Self {
+        Self {
+            info: self.info.of_latents(channels),
+            ..self
+        }
+    }
+
     fn build(config: Config, source: &dyn Source) -> Result<Self, Error> {
         match config {
             Config::Dit(config) => {
@@ -341,7 +357,36 @@ impl Backbone {
             .map_or(&Device::Cpu, |(_, tensor)| tensor.device())
     }
 
-    /// Whether every tensor of the overlay stands in for a parameter of the same shape. Ask once before training: [`Backbone::forward`] does not look for names nobody uses.
+    /// The layer that the latents enter by: the first convolution.
+    pub fn input_layer(&self) -> Option<&LayerInfo> {
+        (self.layers.iter()).find(|layer| layer.kind == LayerKind::Conv2d)
+    }
+
+    /// How many channels the network takes with these stand-ins.
+    pub fn input_channels(&self, overlay: &Overlay) -> usize {
+        self.input_layer()
+            .and_then(|layer| overlay.get(&layer.weight().0))
+            .and_then(|weight| weight.dims().get(1).copied())
+            .unwrap_or(self.info.in_channels)
+    }
+
+    /// Whether a tensor of shape `shape` can stand in for the parameter `name` of shape `own`: one of the same shape, and for the weight of the
+    /// [input layer](Backbone::input_layer) also one of more or fewer input channels.
+    pub fn takes(&self, name: &str, own: &[usize], shape: &[usize]) -> bool {
+        let Some((input, _)) = self.input_layer().map(LayerInfo::weight) else {
+            return shape == own;
+        };
+        let same_but_inputs = || {
+            let mut other = own.to_vec();
+            if let (Some(inputs), Some(&given)) = (other.get_mut(1), shape.get(1)) {
+                *inputs = given.max(1);
+            }
+            other == shape
+        };
+        shape == own || (name == input && same_but_inputs())
+    }
+
+    /// Whether every tensor of the overlay can stand in for its parameter. Ask once before training: [`Backbone::forward`] does not look for names nobody uses.
     ///
     /// # Errors
     /// Naming the parameters that do not exist, or the first whose shape differs.
@@ -357,7 +402,7 @@ impl Backbone {
         }
         for (name, tensor) in overlay {
             let expected = by_name[name.as_str()].dims();
-            if tensor.dims() != expected {
+            if !self.takes(name, expected, tensor.dims()) {
                 return Err(Error::Shape {
                     name: name.clone(),
                     expected: expected.to_vec(),
@@ -408,13 +453,22 @@ impl Backbone {
                 }
             }
         }
-        write_folder(
-            dir,
-            DIFFUSION_WEIGHTS,
-            &self.config().to_json(),
-            &tensors,
-            dtype,
-        )
+        let config = self.config_with(self.input_channels(overlay))?;
+        write_folder(dir, DIFFUSION_WEIGHTS, &config, &tensors, dtype)
+    }
+
+    /// The text of `config.json` for a network of this many input channels.
+    fn config_with(&self, channels: usize) -> Result<String, Error> {
+        let config = self.config().to_json();
+        if channels == self.info.in_channels {
+            return Ok(config);
+        }
+        let unreadable = |error| candle_core::Error::Msg(format!("config.json: {error}"));
+        let mut config: serde_json::Value = serde_json::from_str(&config).map_err(unreadable)?;
+        config["in_channels"] = channels.into();
+        // Left out, they are as many as the inputs.
+        config["out_channels"] = self.info.out_channels.into();
+        Ok(format!("{config:#}\n"))
     }
 }
 

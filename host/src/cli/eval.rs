@@ -1,4 +1,4 @@
-//! `host eval`: how near a run's images come to images that it has never seen.
+//! `host eval`: how near a run's images come to images that it has never seen, or its depth and normals to the truth.
 
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,13 @@ use crate::config::SampleSection;
 use crate::data::scenes::Domain;
 use crate::data::{self, DataOptions, Dataset, Folder};
 use crate::eval::network::Network;
-use crate::eval::{Error, Pictures, measure};
+use crate::eval::{Error, Pictures, estimates, measure};
+use crate::plugin::slots::Slot;
 use crate::report::Progress;
+use crate::report::estimates::{ESTIMATES_JSON, Estimates};
 use crate::report::evaluation::{EVAL_JSON, Evaluation, Images, Scores};
 use crate::report::summary::{REPORT_JSON, write_html};
-use crate::train::from_run::draw_saved;
+use crate::train::from_run::{Drawn, draw_saved};
 
 /// How many images are drawn where nothing is said.
 const COUNT: i64 = 512;
@@ -36,10 +38,11 @@ const EMBEDDED_DATA: (&str, u64) = ("scenes:studio", 0);
 ///
 /// Draws as `host sample` does, with the run's weights or with a backbone alone, or takes the images of a folder. The reference is the run's own
 /// domain, other scenes than those trained on, unless --reference names something else. The numbers go to eval.json and the run's
-/// report.html; the same seeds give the same numbers.
+/// report.html; the same seeds give the same numbers. A run that estimates depth or normals is measured against the truth that lies beside what it
+/// draws from: AbsRel and delta < 1.25 after alignment, or angles; in estimates.json.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// How many images to draw [default: 512]; with --images how many to take [default: all]
+    /// How many images to draw [default: 512, and at most as many as there are to draw from]; with --images how many to take [default: all]
     #[arg(long, value_name = "N", value_parser = whole(), allow_negative_numbers = true)]
     count: Option<i64>,
     /// Take the images of this folder instead of drawing; a subfolder is a class
@@ -83,9 +86,25 @@ pub(super) fn evaluate(
         Some(_) => None,
         None => Some(COUNT),
     });
-    let chosen = arguments
+    let mut chosen = arguments
         .drawing
         .resolve(count, Inputs::Unseen(INPUT_SEED))?;
+    let inputs = chosen
+        .saved
+        .as_ref()
+        .and_then(|saved| saved.inputs.as_ref());
+    if let (None, Some(inputs)) = (arguments.count, inputs) {
+        let sample = &mut chosen.resolved.config.sample;
+        sample.count = sample.count.min(inputs.len());
+    }
+    let mut drawn = None;
+    if arguments.images.is_none() && has_output(&chosen) {
+        let pictures = draw(&chosen, progress, cancel)?;
+        if estimates::are_estimates(&pictures.pictures) {
+            return arguments.told_estimates(&chosen, &pictures);
+        }
+        drawn = Some(pictures);
+    }
     let folder = arguments.folder(&chosen)?;
     let size = match &folder {
         Some(folder) => folder.size(),
@@ -107,7 +126,13 @@ pub(super) fn evaluate(
             };
             (pictures, images)
         }
-        None => arguments.draw(&chosen, progress, cancel)?,
+        None => {
+            let drawn = match drawn {
+                Some(drawn) => drawn,
+                None => draw(&chosen, progress, cancel)?,
+            };
+            arguments.pictures(&chosen, &drawn)?
+        }
     };
     let seed = chosen.resolved.config.sample.seed;
     let scores = measure(&pictures, &real, &network, seed, progress, cancel)?;
@@ -192,15 +217,8 @@ impl Arguments {
         Ok(data::open(source, &options)?)
     }
 
-    fn draw(
-        &self,
-        chosen: &Chosen,
-        progress: &Progress,
-        cancel: &Cancel,
-    ) -> Result<(Pictures, Images), Failure> {
-        let resolved = &chosen.resolved;
-        let (saved, classes) = (chosen.saved.as_ref(), &chosen.classes);
-        let drawn = draw_saved(resolved, saved, classes, progress, cancel)?;
+    /// What was drawn as images to be compared.
+    fn pictures(&self, chosen: &Chosen, drawn: &Drawn) -> Result<(Pictures, Images), Failure> {
         let main = drawn.pictures.iter().find(|p| p.kind.is_empty());
         let Some(main) = main.filter(|picture| picture.images.dims().get(1) == Some(&3)) else {
             let kinds: Vec<&str> = drawn.pictures.iter().map(|p| p.kind.as_str()).collect();
@@ -210,29 +228,88 @@ impl Arguments {
             .into());
         };
         let pictures = Pictures::drawn(&main.images, &drawn.classes, chosen.names.clone())?;
-        let description = match (&self.drawing.run, &resolved.config.backbone.path) {
-            (Some(run), _) => format!("{} images of {}", pictures.images.len(), run.display()),
-            (None, Some(path)) => format!("{} images of {}", pictures.images.len(), path.display()),
-            (None, None) => format!("{} images of the embedded backbone", pictures.images.len()),
+        let images = self.images(chosen, drawn, pictures.images.len());
+        Ok((pictures, images))
+    }
+
+    /// How `count` images were drawn.
+    fn images(&self, chosen: &Chosen, drawn: &Drawn, count: usize) -> Images {
+        let config = &chosen.resolved.config;
+        let whose = match (&self.drawing.run, &config.backbone.path) {
+            (Some(run), _) => run.display().to_string(),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => "the embedded backbone".to_owned(),
         };
-        let images = Images {
-            description,
+        let classes = config.sample.classes.clone();
+        Images {
+            description: format!("{count} images of {whose}"),
             step: drawn.step,
-            averaged: saved.map(|saved| saved.averaged),
+            averaged: chosen.saved.as_ref().map(|saved| saved.averaged),
             sample: Some(SampleSection {
-                classes: Some(
-                    resolved
-                        .config
-                        .sample
-                        .classes
-                        .clone()
-                        .unwrap_or(classes.clone()),
-                ),
-                ..resolved.config.sample.clone()
+                classes: Some(classes.unwrap_or(chosen.classes.clone())),
+                ..config.sample.clone()
             }),
             ..Images::default()
+        }
+    }
+
+    /// Measures estimates of depth or normals, and writes what came of it.
+    fn told_estimates(&self, chosen: &Chosen, drawn: &Drawn) -> Result<Listing, Failure> {
+        let (depth, normals) = estimates::errors(&drawn.pictures, &drawn.inputs)?;
+        let count = chosen.resolved.config.sample.count;
+        let inputs = chosen
+            .saved
+            .as_ref()
+            .and_then(|saved| saved.inputs.as_ref());
+        let note = match inputs {
+            Some(_) => None,
+            None => Some(
+                "these are the pictures that the run was trained on; name others by --input"
+                    .to_owned(),
+            ),
         };
-        Ok((pictures, images))
+        let estimates = Estimates {
+            generated: Images {
+                count: count as u64,
+                ..self.images(chosen, drawn, count)
+            },
+            truth: match inputs {
+                Some(inputs) => inputs.describe(),
+                None => chosen.resolved.config.data.source.clone(),
+            },
+            seconds_per_image: drawn.seconds / count.max(1) as f64,
+            depth,
+            normals,
+            notes: note.into_iter().collect(),
+        };
+        for note in &estimates.notes {
+            tracing::warn!("{note}");
+        }
+        let mut files = Vec::new();
+        if let Some(out) = self.out.as_ref().or(self.drawing.run.as_ref()) {
+            estimates.write(out)?;
+            files.push(out.join(ESTIMATES_JSON));
+            if out.join(REPORT_JSON).is_file() {
+                files.push(write_html(out)?);
+            }
+        }
+        let text = || {
+            let rows: Vec<[String; 3]> = (estimates.numbers().into_iter())
+                .map(|(name, value, detail)| [name.to_owned(), value, detail.to_owned()])
+                .collect();
+            format!(
+                "{} against the truth of {}\n\n{}{}",
+                estimates.generated.description,
+                estimates.truth,
+                table(&rows),
+                written(&files)
+            )
+        };
+        Ok(Listing::new(
+            self.json,
+            text,
+            || json!({ "files": files, "estimates": estimates }),
+        ))
     }
 
     /// Writes `eval.json`, and the page of the run that it is of.
@@ -248,6 +325,25 @@ impl Arguments {
         }
         Ok(files)
     }
+}
+
+/// Whether a plugin of the run makes the pictures to keep.
+fn has_output(chosen: &Chosen) -> bool {
+    let plugins = (chosen.saved.iter()).flat_map(|saved| &saved.plan.composition.plugins);
+    plugins
+        .into_iter()
+        .any(|plugin| plugin.slots.contains(&Slot::Output))
+}
+
+fn draw(chosen: &Chosen, progress: &Progress, cancel: &Cancel) -> Result<Drawn, Failure> {
+    let saved = chosen.saved.as_ref();
+    Ok(draw_saved(
+        &chosen.resolved,
+        saved,
+        &chosen.classes,
+        progress,
+        cancel,
+    )?)
 }
 
 /// The domain of `scenes:DOMAIN`; none of a folder.
@@ -349,12 +445,17 @@ fn told(evaluation: &Evaluation, files: &[PathBuf]) -> String {
         text.push('\n');
         text.push_str(&table(&rows));
     }
-    if !files.is_empty() {
-        let files: Vec<String> = files
-            .iter()
-            .map(|file| file.display().to_string())
-            .collect();
-        text.push_str(&format!("\nwrote {}\n", files.join(", ")));
-    }
+    text.push_str(&written(files));
     text
+}
+
+/// The last line of what is told: the files.
+fn written(files: &[PathBuf]) -> String {
+    let files: Vec<String> = (files.iter())
+        .map(|file| file.display().to_string())
+        .collect();
+    match files.is_empty() {
+        true => String::new(),
+        false => format!("\nwrote {}\n", files.join(", ")),
+    }
 }

@@ -17,7 +17,9 @@ use crate::eval::{ClassifierRecipe, store_classifier, train_classifier};
 use crate::report::Progress;
 use crate::train::Ending;
 use crate::train::folder::{self, Existing};
-use crate::train::pretrain::{AutoencoderRecipe, BackboneRecipe, Recipe, Sections, TextRecipe};
+use crate::train::pretrain::{
+    AutoencoderRecipe, BackboneRecipe, PipelineRecipe, Recipe, Sections, TextRecipe, make_pipeline,
+};
 
 /// The recipe as resolved, inside the folder that it makes.
 const RECIPE_FILE: &str = "recipe.toml";
@@ -27,7 +29,9 @@ const RECIPE_FILE: &str = "recipe.toml";
 /// A recipe has the sections of a run file that apply ([run], [data], [train], [sample]), and [model] and [scheduler] with the
 /// keys of diffusers' config.json and scheduler_config.json. The result is OUT/backbone/, which --backbone takes. A recipe with a
 /// section [autoencoder], the config.json of an AutoencoderKL, makes OUT/vae/ instead; one with a section [text_encoder], that of a
-/// CLIPTextModel, OUT/text_encoder/ and OUT/tokenizer/; one with a section [classifier] the scene classifier of `host eval`.
+/// CLIPTextModel, OUT/text_encoder/ and OUT/tokenizer/; one with a section [unet], that of a UNet2DConditionModel, a pipeline of such
+/// parts whose UNet is still to be trained, by `host run --backbone OUT`; one with a section [classifier] the scene classifier of
+/// `host eval`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The recipe; on --resume the folder's own unless given
@@ -61,6 +65,8 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
         make::<AutoencoderRecipe>(arguments, progress)
     } else if asks_for("text_encoder") {
         make::<TextRecipe>(arguments, progress)
+    } else if asks_for("unet") {
+        pipeline(arguments)
     } else {
         make::<BackboneRecipe>(arguments, progress)
     }
@@ -103,6 +109,32 @@ fn recipe_file(arguments: &Arguments) -> Option<PathBuf> {
     let stored = arguments.out.as_ref().map(|out| out.join(RECIPE_FILE));
     let stored = stored.filter(|file| arguments.resume && file.is_file());
     arguments.config.clone().or(stored)
+}
+
+/// Puts a pipeline together, whose network has learned nothing yet.
+fn pipeline(arguments: &Arguments) -> Result<Listing, Failure> {
+    if arguments.resume {
+        return Err(Failure::input(
+            "a pipeline is put together at once, so there is nothing to resume; leave --resume out",
+        ));
+    }
+    let mut flags = Flags::default();
+    flags.path("run", "out", "--out", arguments.out.as_deref());
+    let (recipe, _): (PipelineRecipe, _) = resolve_sections(&Overrides {
+        config: arguments.config.clone(),
+        flags: flags.0,
+        sets: arguments.sets.clone(),
+        ..Overrides::default()
+    })?;
+    let out = match recipe.run.out.as_os_str().is_empty() {
+        true => Path::new("runs").join("pipeline"),
+        false => recipe.run.out.clone(),
+    };
+    make_pipeline(&recipe, &out)?;
+    Ok(Listing::text(format!(
+        "wrote a pipeline with an untrained network to {0}; train it with `host run --backbone {0} --set train.trainable=all`",
+        out.display()
+    )))
 }
 
 /// Trains the scene classifier. It takes minutes, so there are no checkpoints.

@@ -13,7 +13,7 @@ use super::text::Listing;
 use crate::cancel::Cancel;
 use crate::report::Progress;
 use crate::train::from_run::draw_saved;
-use crate::train::save_pictures;
+use crate::train::{save_each, save_pictures};
 
 /// Draw images with a run's trained weights, or with a backbone alone, into one PNG
 ///
@@ -29,6 +29,9 @@ pub(super) struct Arguments {
     /// The PNG to write
     #[arg(long, value_name = "FILE.png", default_value = "samples.png")]
     out: PathBuf,
+    /// Write each picture into this folder too, at its own size, named after what it was drawn from
+    #[arg(long, value_name = "DIR")]
+    each: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -58,6 +61,10 @@ pub(super) fn draw(
         cancel,
     )?;
     let files = save_pictures(&drawn.pictures, &arguments.out)?;
+    let each = match &arguments.each {
+        Some(folder) => save_each(&drawn.pictures, &drawn.names(), folder)?,
+        None => Vec::new(),
+    };
 
     let sample = &resolved.config.sample;
     let text = || {
@@ -70,14 +77,18 @@ pub(super) fn draw(
             .map(|file| file.display().to_string())
             .collect();
         let out = out.join(", ");
+        let folder = match &arguments.each {
+            Some(folder) => format!(", and each into {}", folder.display()),
+            None => String::new(),
+        };
         format!(
-            "drew {} images{after} with {}, {} steps, into {out}",
+            "drew {} images{after} with {}, {} steps, into {out}{folder}",
             sample.count, sample.sampler, sample.steps
         )
     };
     Ok(Listing::new(
         arguments.json,
         text,
-        || json!({ "out": arguments.out, "files": files, "step": drawn.step, "sample": sample }),
+        || json!({ "out": arguments.out, "files": files, "each": each, "step": drawn.step, "sample": sample, "seconds": drawn.seconds }),
     ))
 }

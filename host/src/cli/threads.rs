@@ -17,4 +17,9 @@ pub(super) fn set(threads: usize) {
         // SAFETY: commands call this first, before any thread is started that could read the environment at the same time.
         unsafe { std::env::set_var(variable, value.to_string()) };
     }
+    // This thread is one of the pool's: an operation that it begins runs here at once, instead of waking another thread and waiting for it. Where the pool is already
+    // there, as in tests, it stays as it is.
+    let _ = rayon::ThreadPoolBuilder::new()
+        .use_current_thread()
+        .build_global();
 }

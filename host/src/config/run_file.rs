@@ -149,7 +149,7 @@ pub struct TrainSection {
     /// about a third more time.
     pub gradient_checkpointing: bool,
     /// Which parameters of the backbone train: `"auto"`, `"all"`, `"none"`, `"bias"`, `"diffit"`, or a list of globs over
-    /// parameter names. `auto`: all of it when no plugin brings parameters, else none.
+    /// parameter names. `auto`: all of it when no plugin brings parameters of its own, else none.
     pub trainable: Trainable,
     /// Steps between checkpoints; one is always written at the end. 0: only then.
     pub checkpoint_every: u64,

@@ -2,7 +2,7 @@
 //!
 //! The filters repeat Pillow's arithmetic (22-bit fixed-point weights, 8 bits between the two passes), so that a model meets the pixels it was trained on.
 
-use image::{GrayImage, RgbImage};
+use image::{ImageBuffer, Pixel, RgbImage};
 
 use super::Size;
 
@@ -52,10 +52,13 @@ pub(super) fn center_crop(picture: &RgbImage, size: Size) -> Cropped {
     }
 }
 
-/// The same middle of the same shape by nearest neighbour, for what must not be blended: masks.
+/// The same middle of the same shape by nearest neighbour, for what must not be blended: masks, depth, normals.
 ///
 /// The picture must have no side of 0.
-pub(super) fn center_crop_nearest(picture: &GrayImage, size: Size) -> GrayImage {
+pub(super) fn center_crop_nearest<P: Pixel>(
+    picture: &ImageBuffer<P, Vec<P::Subpixel>>,
+    size: Size,
+) -> ImageBuffer<P, Vec<P::Subpixel>> {
     let (width, height) = (picture.width(), picture.height());
     let across = f64::from(width) / size.width as f64;
     let scale = across.min(f64::from(height) / size.height as f64);
@@ -63,7 +66,7 @@ pub(super) fn center_crop_nearest(picture: &GrayImage, size: Size) -> GrayImage 
         let start = (f64::from(side) - scale * cut as f64) / 2.0;
         ((start + (f64::from(at) + 0.5) * scale) as u32).min(side - 1)
     };
-    GrayImage::from_fn(size.width as u32, size.height as u32, |x, y| {
+    ImageBuffer::from_fn(size.width as u32, size.height as u32, |x, y| {
         *picture.get_pixel(place(x, width, size.width), place(y, height, size.height))
     })
 }

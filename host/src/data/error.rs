@@ -32,6 +32,20 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A column that holds none of the measurements that it is named after.
+    #[error(
+        "the `{column}` of {image}, {file}: {reason}; mend it, or take its line out of the table"
+    )]
+    Column {
+        /// The image, relative to the dataset.
+        image: String,
+        /// The column.
+        column: String,
+        /// Its file, relative to the dataset.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// Every item of the dataset is unreadable.
     #[error("none of the {count} items of {dataset} can be read; the first is {first}")]
     AllUnreadable {
@@ -84,6 +98,18 @@ pub enum Error {
         place: String,
         /// The nearest name that there is, and all that there are.
         instead: String,
+    },
+    /// A column named after a measurement is to come from something else.
+    #[error(
+        "data.columns wants `{name}` from `{source_name}`, but what is called so is measured {measure}; take it from `{measure}`, or call it otherwise"
+    )]
+    OtherMeasure {
+        /// The column.
+        name: String,
+        /// What it must hold.
+        measure: &'static str,
+        /// What it was to come from.
+        source_name: String,
     },
     /// Columns are asked of a folder that has no table.
     #[error(

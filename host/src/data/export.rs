@@ -42,7 +42,7 @@ pub struct Exported {
 /// Writes `CLASS/NUMBER.png`, one line a scene in `metadata.jsonl` (`file_name`, `text`, `label`, and `<map>_file_name` for each map and
 /// column), and these under `_maps/MAP/CLASS/NUMBER.png`. [`super::Folder`] reads it back: every map and column is a picture beside the image.
 ///
-/// Depth is 16-bit grey, 65535 for [`FAR`] world units; normals are RGB, -1..=1 to 0..=255; mask and edges are 8-bit grey, 0..=255;
+/// Depth is 16-bit grey, 65535 for [`FAR`] world units and 0 for the sky, whose depth nobody knows; normals are RGB, -1..=1 to 0..=255; mask and edges are 8-bit grey, 0..=255;
 /// segmentation is 8-bit grey, the region's number itself; fill is RGB. `progress` is called with the number of scenes done, from several threads.
 ///
 /// # Errors
@@ -131,14 +131,23 @@ fn write(scenes: &Scenes, index: usize, out: &Path) -> Result<String, Error> {
     ]);
     for (kind, map) in &item.maps {
         let map_name = format!("_maps/{}/{file_name}", kind.name());
-        transform::save_png(&picture(*kind, map, size), &out.join(&map_name))?;
+        let picture = match kind {
+            MapKind::Depth => levels(map, size).into(),
+            _ => picture(*kind, map, size),
+        };
+        transform::save_png(&picture, &out.join(&map_name))?;
         line.insert(format!("{}_file_name", kind.name()), json!(map_name));
     }
     for (name, column) in &item.columns {
         let column_name = format!("_maps/{name}/{file_name}");
         let picture = match column.kind {
             ColumnKind::Mask => grey(&column.values, size),
-            ColumnKind::Picture | ColumnKind::Normals => {
+            ColumnKind::Depth => ImageBuffer::from_fn(size as u32, size as u32, |x, y| {
+                let value = column.values[y as usize * size + x as usize];
+                Luma([(value * 65535.0).round() as u16])
+            })
+            .into(),
+            ColumnKind::Picture | ColumnKind::NormalsPicture | ColumnKind::Normals => {
                 colour(&column.values, size, |v| (v + 1.0) * 127.5)
             }
         };
@@ -148,15 +157,12 @@ fn write(scenes: &Scenes, index: usize, out: &Path) -> Result<String, Error> {
     Ok(format!("{}\n", json!(line)))
 }
 
-/// A map as a picture: what its file holds.
+/// A map as a picture to look at; but for depth, whose sky is far in it, also what its file holds.
 pub(super) fn picture(kind: MapKind, map: &Map, size: usize) -> DynamicImage {
     let side = size as u32;
     let at = |x: u32, y: u32| map.values[y as usize * size + x as usize];
     match kind {
-        MapKind::Depth => {
-            let level = |x, y| Luma([(at(x, y) / FAR * 65535.0).round() as u16]);
-            DynamicImage::ImageLuma16(ImageBuffer::from_fn(side, side, level))
-        }
+        MapKind::Depth => ImageBuffer::from_fn(side, side, |x, y| Luma([level(at(x, y))])).into(),
         MapKind::Normals => colour(&map.values, size, |v| (v + 1.0) * 127.5),
         MapKind::Fill => colour(&map.values, size, |v| v * 255.0),
         MapKind::Mask | MapKind::Edges => grey(&map.values, size),
@@ -164,6 +170,19 @@ pub(super) fn picture(kind: MapKind, map: &Map, size: usize) -> DynamicImage {
             GrayImage::from_fn(side, side, |x, y| Luma([at(x, y).round() as u8])).into()
         }
     }
+}
+
+/// Depth as it is measured: 0 for the sky.
+pub(super) fn levels(map: &Map, size: usize) -> ImageBuffer<Luma<u16>, Vec<u16>> {
+    let side = size as u32;
+    ImageBuffer::from_fn(side, side, |x, y| {
+        let depth = map.values[y as usize * size + x as usize];
+        Luma([if depth < FAR { level(depth) } else { 0 }])
+    })
+}
+
+fn level(depth: f32) -> u16 {
+    (depth / FAR * 65535.0).round() as u16
 }
 
 /// One plane of values in 0..=1.

@@ -1,15 +1,17 @@
 //! A folder of image files: one subfolder a class, flat, or as its `metadata.jsonl` lists them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageReader};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::column::opaque;
 use super::walk::{Found, entries, extensions, walk};
 use super::{
     ColumnKind, DataOptions, Dataset, Error, Item, Origin, Size, bucket, crop, metadata, transform,
@@ -53,7 +55,7 @@ struct Buckets {
 }
 
 /// An image as it is kept.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Decoded {
     /// The cropped image, interleaved, followed by its columns.
     bytes: Vec<u8>,
@@ -62,6 +64,25 @@ struct Decoded {
 
 /// Memory for decoded images, in bytes.
 const KEPT: usize = 512 << 20;
+
+/// How many items a run looks at before its first step, where measurements lie beside the images.
+const CHECKED: usize = 1000;
+
+/// Why an item cannot be used.
+struct Flaw {
+    /// The column at fault; none for the image itself.
+    column: Option<(String, String)>,
+    reason: String,
+}
+
+impl std::fmt::Display for Flaw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.column {
+            Some((column, file)) => write!(f, "its `{column}`, {file}: {}", self.reason),
+            None => f.write_str(&self.reason),
+        }
+    }
+}
 
 #[derive(Debug)]
 struct File {
@@ -199,13 +220,13 @@ impl Folder {
         }
         let buckets =
             (options.buckets).map(|multiple| Buckets::new(root, &files, options.size, multiple));
-        let channels: usize = 3 + columns
+        let pixel: usize = 3 + columns
             .iter()
-            .map(|(_, kind)| kind.channels())
+            .map(|(_, kind)| kind.pixel_bytes())
             .sum::<usize>();
         let kept = files
             .len()
-            .min(KEPT / (channels * options.size * options.size));
+            .min(KEPT / (pixel * options.size * options.size));
         Ok(Self {
             root: root.to_owned(),
             table: table.map(Path::to_owned),
@@ -229,28 +250,50 @@ impl Folder {
     }
 
     /// The cropped bytes of an image, followed by those of its columns.
-    fn cropped(&self, file: &File, size: Size) -> Result<Decoded, String> {
+    fn cropped(&self, file: &File, size: Size) -> Result<Decoded, Flaw> {
         // A decoder that panics on a damaged file must cost that file, not the run.
         let decode = |name: &str| {
             std::panic::catch_unwind(|| self.decode(name))
                 .unwrap_or_else(|_| Err("its decoder panicked".to_owned()))
         };
-        let whole = decode(&file.name)?;
-        let cropped = crop::center_crop(&whole, size);
+        let whole = decode(&file.name).map_err(|reason| Flaw {
+            column: None,
+            reason,
+        })?;
+        let shape = Size {
+            height: whole.height() as usize,
+            width: whole.width() as usize,
+        };
+        let cropped = crop::center_crop(&opaque(whole), size);
         let origin = Origin {
-            size: Size {
-                height: whole.height() as usize,
-                width: whole.width() as usize,
-            },
+            size: shape,
             crop: cropped.corner,
         };
         let mut bytes = cropped.image.into_raw();
         for ((column, kind), name) in self.columns.iter().zip(&file.columns) {
-            let picture =
-                decode(name).map_err(|reason| format!("its `{column}`, {name}: {reason}"))?;
-            bytes.extend(kind.cropped(&picture, size));
+            let cropped = decode(name).and_then(|picture| kind.cropped(picture, size));
+            bytes.extend(cropped.map_err(|reason| Flaw {
+                column: Some((column.clone(), name.clone())),
+                reason,
+            })?);
         }
         Ok(Decoded { bytes, origin })
+    }
+
+    /// Item `index`, from memory where it is kept.
+    fn decoded(&self, index: usize) -> Result<Cow<'_, Decoded>, Flaw> {
+        let (file, size) = (&self.files[index], self.size_of(index));
+        match self.decoded.get(index) {
+            Some(slot) => match slot.get() {
+                Some(decoded) => Ok(Cow::Borrowed(decoded)),
+                // Another thread may be first, with the same bytes.
+                None => {
+                    let decoded = self.cropped(file, size)?;
+                    Ok(Cow::Borrowed(slot.get_or_init(|| decoded)))
+                }
+            },
+            None => self.cropped(file, size).map(Cow::Owned),
+        }
     }
 
     /// The shorter side of the first picture that can be read, in pixels.
@@ -272,7 +315,7 @@ impl Folder {
         })
     }
 
-    fn decode(&self, name: &str) -> Result<RgbImage, String> {
+    fn decode(&self, name: &str) -> Result<DynamicImage, String> {
         let reader = ImageReader::open(self.root.join(name))
             .and_then(ImageReader::with_guessed_format)
             .map_err(|e| e.to_string())?;
@@ -283,21 +326,8 @@ impl Folder {
         if picture.width() == 0 || picture.height() == 0 {
             return Err("the image has no pixels".to_owned());
         }
-        Ok(opaque(picture))
+        Ok(picture)
     }
-}
-
-/// The picture over white, as 8-bit RGB.
-fn opaque(picture: DynamicImage) -> RgbImage {
-    if !picture.color().has_alpha() {
-        return picture.into_rgb8();
-    }
-    let picture = picture.into_rgba8();
-    RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
-        let [r, g, b, alpha] = picture.get_pixel(x, y).0.map(u32::from);
-        let over = |value: u32| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
-        image::Rgb([over(r), over(g), over(b)])
-    })
 }
 
 /// A seeded choice of `count` files, in the order of their paths.
@@ -329,30 +359,16 @@ impl Dataset for Folder {
 
     fn get(&self, index: usize) -> Result<Item, Error> {
         let file = &self.files[index];
-        let unreadable = |reason: String| Error::Unreadable {
+        let decoded = self.decoded(index).map_err(|flaw| Error::Unreadable {
             name: file.name.clone(),
-            reason,
-        };
-        let slot = self.decoded.get(index);
-        let fresh;
+            reason: flaw.to_string(),
+        })?;
         let size = self.size_of(index);
-        let decoded = match (slot.and_then(OnceLock::get), slot) {
-            (Some(decoded), _) => decoded,
-            // Another thread may be first, with the same bytes.
-            (None, Some(slot)) => {
-                let decoded = self.cropped(file, size).map_err(unreadable)?;
-                slot.get_or_init(|| decoded)
-            }
-            (None, None) => {
-                fresh = self.cropped(file, size).map_err(unreadable)?;
-                &fresh
-            }
-        };
         let plane = size.area();
         let (image, mut rest) = decoded.bytes.split_at(3 * plane);
         let mut columns = BTreeMap::new();
         for (name, kind) in &self.columns {
-            let (own, others) = rest.split_at(kind.channels() * plane);
+            let (own, others) = rest.split_at(kind.pixel_bytes() * plane);
             columns.insert(name.clone(), kind.column(own));
             rest = others;
         }
@@ -455,6 +471,26 @@ impl Dataset for Folder {
         self.flip
     }
 
+    /// Reads the first [`CHECKED`] items where depth or normals lie beside the images, so that one which holds none is told at once.
+    fn check(&self) -> Result<(), Error> {
+        if !self.columns.iter().any(|(_, kind)| kind.is_measured()) {
+            return Ok(());
+        }
+        let count = self.files.len().min(CHECKED);
+        let flaw = (0..count).into_par_iter().find_map_first(|index| {
+            let flaw = self.decoded(index).err()?;
+            let (column, file) = flaw.column?;
+            let kind = self.columns.iter().find(|(name, _)| *name == column)?.1;
+            kind.is_measured().then(|| Error::Column {
+                image: self.files[index].name.clone(),
+                column,
+                file,
+                reason: flaw.reason,
+            })
+        });
+        flaw.map_or(Ok(()), Err)
+    }
+
     fn columns(&self) -> Vec<String> {
         self.columns.iter().map(|(name, _)| name.clone()).collect()
     }
@@ -465,8 +501,8 @@ impl Buckets {
     fn new(root: &Path, files: &[File], side: usize, multiple: usize) -> Self {
         let sizes = bucket::sizes(side, multiple);
         let of = files.par_iter().map(|file| {
-            let shape = metadata::extent(root.join(&file.name));
-            let shape = shape.map_or(Size::square(side), |(width, height)| Size {
+            let shape = metadata::header(root.join(&file.name));
+            let shape = shape.map_or(Size::square(side), |((width, height), _)| Size {
                 height: height as usize,
                 width: width as usize,
             });

@@ -420,7 +420,10 @@ fn mirror(mut item: Item) -> Item {
     reverse(&mut item.image);
     for column in item.columns.values_mut() {
         reverse(&mut column.values);
-        if column.kind == ColumnKind::Normals {
+        if matches!(
+            column.kind,
+            ColumnKind::Normals | ColumnKind::NormalsPicture
+        ) {
             column.values[..plane].iter_mut().for_each(|x| *x = -*x);
         }
     }

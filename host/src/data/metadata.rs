@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use image::metadata::Orientation;
-use image::{ImageDecoder, ImageFormat, ImageReader};
+use image::{ColorType, ImageDecoder, ImageFormat, ImageReader};
 use serde_json::{Map, Value};
 
 use super::column::{ColumnKind, check_name};
@@ -46,7 +46,8 @@ pub(super) struct Line {
     caption: Option<String>,
 }
 
-/// Reads a table and checks every line of it: that the files are there, that each line has the same pictures, that masks have the shape of their images.
+/// Reads a table and checks every line of it: that the files are there, that each line has the same pictures, that masks have the shape of their images, and
+/// depth and normals their size.
 ///
 /// `wanted` maps the names of the batch to the table's, of which the batch's own will do as well; without it every picture comes under the table's name.
 ///
@@ -113,7 +114,7 @@ pub(super) fn read(
                 ));
             };
             at.exists(line.number, source, picture)?;
-            at.same_shape(line, name, *kind, picture, &mut told)?;
+            at.fits(line, name, *kind, picture, &mut told)?;
             pictures.push(picture.clone());
         }
         if wanted.is_none()
@@ -218,9 +219,9 @@ impl Place<'_> {
         ))
     }
 
-    /// A mask of another shape than its image would be cropped elsewhere. A picture of another shape may be meant (a reference is a picture of its own),
-    /// so that is told once. What cannot be read is told by whoever needs it.
-    fn same_shape(
+    /// Depth and normals are of their image's pixels. A mask of another shape than its image would be cropped elsewhere. A picture of another shape may be meant
+    /// (a reference is a picture of its own), so that is told once. What cannot be read is told by whoever needs it.
+    fn fits(
         &self,
         line: &Line,
         name: &str,
@@ -228,25 +229,36 @@ impl Place<'_> {
         picture: &str,
         told: &mut bool,
     ) -> Result<(), Error> {
-        if kind != ColumnKind::Mask && *told {
+        if !kind.is_measured() && kind != ColumnKind::Mask && *told {
             return Ok(());
         }
-        let (Some(image), Some(other)) = (
-            extent(self.folder.join(&line.image)),
-            extent(self.folder.join(picture)),
+        let (Some((image, _)), Some((other, colours))) = (
+            header(self.folder.join(&line.image)),
+            header(self.folder.join(picture)),
         ) else {
             return Ok(());
         };
+        if let Some(problem) = kind.wrong_colours(colours) {
+            return Err(self.wrong(line.number, format_args!("`{name}`, {picture}: {problem}")));
+        }
+        let shapes = format!(
+            "{}x{} and its image {}x{}",
+            other.0, other.1, image.0, image.1
+        );
+        if kind.is_measured() && image != other {
+            return Err(self.wrong(
+                line.number,
+                format_args!(
+                    "`{name}` is {shapes}; it needs the size of its image, pixel for pixel"
+                ),
+            ));
+        }
         // Sides that were scaled to whole pixels differ by less than one.
         let (across, down) = (image.0 * other.1, image.1 * other.0);
         let slack = image.0.max(image.1).max(other.0).max(other.1);
         if across.abs_diff(down) <= slack {
             return Ok(());
         }
-        let shapes = format!(
-            "{}x{} and its image {}x{}",
-            other.0, other.1, image.0, image.1
-        );
         if kind == ColumnKind::Mask {
             return Err(self.wrong(
                 line.number,
@@ -270,8 +282,8 @@ fn names_picture(key: &str, text: &str) -> bool {
         && ImageFormat::from_extension(extension).is_some_and(|format| format.reading_enabled())
 }
 
-/// Width and height as shown, from the file's header.
-pub(super) fn extent(path: PathBuf) -> Option<(u64, u64)> {
+/// Width and height as shown, and what its pixels are, from the file's header.
+pub(super) fn header(path: PathBuf) -> Option<((u64, u64), ColorType)> {
     let reader = ImageReader::open(path).ok()?.with_guessed_format().ok()?;
     let mut decoder = reader.into_decoder().ok()?;
     let (width, height) = decoder.dimensions();
@@ -283,11 +295,11 @@ pub(super) fn extent(path: PathBuf) -> Option<(u64, u64)> {
             | Orientation::Rotate90FlipH
             | Orientation::Rotate270FlipH
     );
-    Some(if turned {
-        (height, width)
-    } else {
-        (width, height)
-    })
+    let extent = match turned {
+        true => (height, width),
+        false => (width, height),
+    };
+    Some((extent, decoder.color_type()))
 }
 
 /// Names in a sentence.

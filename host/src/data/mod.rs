@@ -185,7 +185,7 @@ pub struct DataOptions {
     /// The maps that come with every item. Folders have none.
     pub maps: Vec<MapKind>,
     /// Further pictures of each item: the name in a batch, and where it comes from. For a folder that is a picture of its `metadata.jsonl`, for scenes a map,
-    /// `hole`, `reference_N`, or `domain:NAME`. Absent: all that a folder's `metadata.jsonl` has under their own names, none of scenes.
+    /// `hole`, `reference_N`, or `domain:NAME`. Absent: all that a folder's `metadata.jsonl` has under their own names, the depth and normals of scenes.
     pub columns: Option<BTreeMap<String, String>>,
     /// The caption of a folder's images that have none of their own.
     pub caption: Option<String>,
@@ -252,6 +252,14 @@ pub trait Dataset: Send + Sync {
         false
     }
 
+    /// Looks early for what would stop a run late.
+    ///
+    /// # Errors
+    /// [`Error::Column`] for depth or normals that hold nothing.
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Names of the further pictures that every item has.
     fn columns(&self) -> Vec<String> {
         Vec::new()
@@ -262,7 +270,7 @@ pub trait Dataset: Send + Sync {
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// `images` `[B, 3, H, W]` f32 in -1..=1; `class_labels` `[B]` u32 where there are classes; a map's name `[B, C, H, W]` f32 for each map;
-    /// a column's name `[B, 3, H, W]` f32 in -1..=1, or `[B, 1, H, W]` in 0..=1 for a mask.
+    /// a column's name `[B, C, H, W]` f32 for each column, its channels and range as [`ColumnKind`] has them.
     pub tensors: BTreeMap<String, Tensor>,
     /// `names` and, where every item has one, `captions` and `origins` ([`Origin`]): JSON arrays of strings in the order of the batch.
     pub meta: BTreeMap<String, String>,
@@ -329,11 +337,12 @@ pub fn check_captions(dataset: &dyn Dataset) -> Result<(), Error> {
     }
 }
 
-/// Checks that something can be read at all, before a run makes its folder: reads items up to the first readable one.
+/// Checks that something can be read at all, before a run makes its folder: reads items up to the first readable one, and all that [`Dataset::check`] does.
 ///
 /// # Errors
 /// [`Error::AllUnreadable`] with the first reason; whatever else a dataset reports.
 pub fn check_readable(dataset: &dyn Dataset) -> Result<(), Error> {
+    dataset.check()?;
     let mut first = None;
     for index in 0..dataset.len() {
         match dataset.get(index) {

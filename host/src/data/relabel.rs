@@ -85,6 +85,10 @@ impl Dataset for Relabelled {
         self.dataset.flips()
     }
 
+    fn check(&self) -> Result<(), Error> {
+        self.dataset.check()
+    }
+
     fn columns(&self) -> Vec<String> {
         self.dataset.columns()
     }

@@ -108,6 +108,11 @@ impl Encoder {
         }
     }
 
+    /// Channels of latents.
+    pub fn latent_channels(&self) -> usize {
+        self.vae().map_or(3, |vae| vae.config().latent_channels)
+    }
+
     /// Whether latents are pictures.
     pub fn is_pixels(&self) -> bool {
         matches!(self, Self::Pixels)

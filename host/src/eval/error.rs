@@ -74,6 +74,32 @@ pub enum Error {
         /// The kinds of pictures that it makes.
         kinds: String,
     },
+    /// Estimates, and nothing to compare them with.
+    #[error(
+        "the run estimates {column}, and what it was drawn from has no `{column}` to compare with; name pictures that come with it by --input"
+    )]
+    NoTruth {
+        /// The column that is missing.
+        column: &'static str,
+    },
+    /// Estimates of another shape than the truth.
+    #[error(
+        "the run's {column} has the shape {estimates:?} and the truth {truth:?}; they must be of the same pixels"
+    )]
+    TruthShape {
+        /// The column.
+        column: &'static str,
+        /// The estimates' shape.
+        estimates: Vec<usize>,
+        /// The truth's.
+        truth: Vec<usize>,
+    },
+    /// A truth that is empty.
+    #[error("no pixel of the data's {column} is known, so that there is nothing to compare with")]
+    NothingKnown {
+        /// The column.
+        column: &'static str,
+    },
     /// The reference has been trained on.
     #[error(
         "the reference would be the scenes that the run was trained on ({domain}, seed {seed}); give another --reference-seed"

@@ -3,6 +3,7 @@
 mod classifier;
 pub mod distance;
 mod error;
+pub mod estimates;
 pub mod features;
 mod measure;
 pub mod network;

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use candle_core::{D, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::fresh::zeros;
+use super::fresh::{with_scratch, zeros};
 use super::function::{Function, Held, Input, apply, fast, tensor};
 use super::gemm::{Matrix, Threads, Write, product};
 use super::simd::{exp, exp_above, max, multiversion, sum_with};
@@ -210,21 +210,30 @@ impl Function for Attention {
                     .enumerate()
                     .for_each(|(index, (out, rows))| {
                         let count = out.len() / token;
-                        let mut scores = vec![0.0; count * TILE.min(s)];
-                        for head in 0..h {
-                            let q = q.rows(batch, head, index * block, count);
-                            let (out, rows) = (&mut out[head * e..], &mut rows[head..]);
-                            for (first, width) in tiles(s) {
-                                let scores = &mut scores[..count * width];
-                                let k = k.rows(batch, head, first, width);
-                                product(scores, width, q, k.t(), REPLACE, Threads::One);
-                                exponentials(scores, width, self.scale, rows, h, out, [token, e]);
-                                let scores = Matrix::new(scores, count, width);
-                                let v = v.rows(batch, head, first, width);
-                                product(out, token, scores, v, ADD, Threads::One);
+                        with_scratch(count * TILE.min(s), |scores| {
+                            for head in 0..h {
+                                let q = q.rows(batch, head, index * block, count);
+                                let (out, rows) = (&mut out[head * e..], &mut rows[head..]);
+                                for (first, width) in tiles(s) {
+                                    let scores = &mut scores[..count * width];
+                                    let k = k.rows(batch, head, first, width);
+                                    product(scores, width, q, k.t(), REPLACE, Threads::One);
+                                    exponentials(
+                                        scores,
+                                        width,
+                                        self.scale,
+                                        rows,
+                                        h,
+                                        out,
+                                        [token, e],
+                                    );
+                                    let scores = Matrix::new(scores, count, width);
+                                    let v = v.rows(batch, head, first, width);
+                                    product(out, token, scores, v, ADD, Threads::One);
+                                }
+                                divide(out, [token, e], rows, h);
                             }
-                            divide(out, [token, e], rows, h);
-                        }
+                        });
                     });
             });
         // Forward runs once; a second result would be the same.
@@ -326,43 +335,45 @@ impl HeadBackward<'_> {
         let ([_, heads, t, d], [.., s, e]) = (self.q.dims, self.v.dims);
         let scaled = Write::Add { scale: self.scale };
         let size = TILE.min(t) * TILE.min(s);
-        let (mut weights, mut scores_grad) = (vec![0.0; size], vec![0.0; size]);
-        let mut along = vec![0.0; TILE.min(t)];
-        for (query, count) in tiles(t) {
-            let q = self.q.rows(batch, head, query, count);
-            let grad = self.grad.rows(batch, head, query, count);
-            let output = self.output.rows(batch, head, query, count);
-            let rows = &self.rows[(batch * t + query) * heads + head..];
-            let q_grad = &mut q_grad[query * d..(query + count) * d];
-            let along = &mut along[..count];
-            row_products(output.data(), grad.data(), [heads * e, e], along);
-            for (key, width) in tiles(s) {
-                let weights = &mut weights[..count * width];
-                let scores_grad = &mut scores_grad[..count * width];
-                let k = self.k.rows(batch, head, key, width);
-                product(weights, width, q, k.t(), REPLACE, Threads::One);
-                probabilities(weights, width, self.scale, rows, heads);
-                if self.wanted[2] {
-                    let v_grad = &mut v_grad[key * e..(key + width) * e];
-                    let weights = Matrix::new(weights, count, width);
-                    product(v_grad, e, weights.t(), grad, ADD, Threads::One);
-                }
-                if !self.wanted[0] && !self.wanted[1] {
-                    continue;
-                }
-                let v = self.v.rows(batch, head, key, width);
-                product(scores_grad, width, grad, v.t(), REPLACE, Threads::One);
-                softmax_backward(weights, width, along, scores_grad);
-                let scores_grad = Matrix::new(scores_grad, count, width);
-                if self.wanted[0] {
-                    product(q_grad, d, scores_grad, k, scaled, Threads::One);
-                }
-                if self.wanted[1] {
-                    let k_grad = &mut k_grad[key * d..(key + width) * d];
-                    product(k_grad, d, scores_grad.t(), q, scaled, Threads::One);
+        with_scratch(2 * size + TILE.min(t), |scratch| {
+            let (weights, scratch) = scratch.split_at_mut(size);
+            let (scores_grad, along) = scratch.split_at_mut(size);
+            for (query, count) in tiles(t) {
+                let q = self.q.rows(batch, head, query, count);
+                let grad = self.grad.rows(batch, head, query, count);
+                let output = self.output.rows(batch, head, query, count);
+                let rows = &self.rows[(batch * t + query) * heads + head..];
+                let q_grad = &mut q_grad[query * d..(query + count) * d];
+                let along = &mut along[..count];
+                row_products(output.data(), grad.data(), [heads * e, e], along);
+                for (key, width) in tiles(s) {
+                    let weights = &mut weights[..count * width];
+                    let scores_grad = &mut scores_grad[..count * width];
+                    let k = self.k.rows(batch, head, key, width);
+                    product(weights, width, q, k.t(), REPLACE, Threads::One);
+                    probabilities(weights, width, self.scale, rows, heads);
+                    if self.wanted[2] {
+                        let v_grad = &mut v_grad[key * e..(key + width) * e];
+                        let weights = Matrix::new(weights, count, width);
+                        product(v_grad, e, weights.t(), grad, ADD, Threads::One);
+                    }
+                    if !self.wanted[0] && !self.wanted[1] {
+                        continue;
+                    }
+                    let v = self.v.rows(batch, head, key, width);
+                    product(scores_grad, width, grad, v.t(), REPLACE, Threads::One);
+                    softmax_backward(weights, width, along, scores_grad);
+                    let scores_grad = Matrix::new(scores_grad, count, width);
+                    if self.wanted[0] {
+                        product(q_grad, d, scores_grad, k, scaled, Threads::One);
+                    }
+                    if self.wanted[1] {
+                        let k_grad = &mut k_grad[key * d..(key + width) * d];
+                        product(k_grad, d, scores_grad.t(), q, scaled, Threads::One);
+                    }
                 }
             }
-        }
+        });
     }
 }
 

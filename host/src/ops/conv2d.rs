@@ -1,11 +1,12 @@
-//! Two-dimensional convolution by matrix products over unrolled patches (im2col), a band of output rows at a time.
+//! Two-dimensional convolution by matrix products over unrolled patches (im2col): a band of output rows at a time, or, on the tile unit, as the product asks for them.
 
 use candle_core::{DType, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::fresh::zeros;
+use super::amx;
+use super::fresh::{Cut, build, zeros};
 use super::function::{Function, Held, Input, apply, fast, tensor};
-use super::gemm::{Matrix, Threads, Write, product};
+use super::gemm::{Matrix, Right, Rows, Threads, Write, product, product_with};
 use super::simd::{multiversion, total_with};
 
 /// How a kernel moves over an image; the same down and across.
@@ -177,10 +178,22 @@ impl Geometry {
         self.kernel == [1, 1] && self.config.stride == 1 && self.config.padding == 0
     }
 
-    /// Output rows taken at a time, so that their patches stay near the processor.
+    /// Whether a group's product with the patches of all positions goes to the tile unit.
+    fn on_tiles(&self) -> bool {
+        let (outer, [oh, ow]) = (self.outputs / self.config.groups, self.output);
+        amx::takes([outer, oh * ow, self.patch()])
+    }
+
+    /// Output rows taken at a time, so that their patches stay near the processor. The tile unit packs the kernels anew for each band, so it gets larger ones.
     fn band(&self) -> usize {
         const ELEMENTS: usize = 1 << 20;
-        (ELEMENTS / (self.patch() * self.output[1]).max(1)).clamp(1, self.output[0].max(1))
+        const COLUMNS: usize = 512;
+        let ([oh, ow], patch) = (self.output, self.patch());
+        let columns = match self.on_tiles() {
+            true => (ELEMENTS / patch.max(1)).max(COLUMNS),
+            false => ELEMENTS / patch.max(1),
+        };
+        (columns / ow.max(1)).clamp(1, oh.max(1))
     }
 
     /// Bands of output rows: the first row and the count of each.
@@ -247,14 +260,7 @@ impl Geometry {
             let (channel, i, j) = (row / (kh * kw), row / kw % kh, row % kw);
             let channel = &image[channel * h * w..][..h * w];
             for (y, out) in patch.chunks_exact_mut(ow).enumerate() {
-                match self
-                    .at(first + y, i)
-                    .checked_sub(self.config.padding)
-                    .filter(|&y| y < h)
-                {
-                    Some(y) => self.unroll_row(&channel[y * w..][..w], j, out),
-                    None => out.fill(0.0),
-                }
+                self.unroll_row(channel, [first + y, i], [0, j], out);
             }
         };
         match threads {
@@ -286,19 +292,29 @@ impl Geometry {
         start..end.max(start)
     }
 
-    fn unroll_row(&self, image: &[f32], j: usize, out: &mut [f32]) {
+    /// Writes the elements that a kernel's element `[i, j]` sees from the output `[y, x]` on, within a row.
+    fn unroll_row(&self, channel: &[f32], [y, i]: [usize; 2], [x, j]: [usize; 2], out: &mut [f32]) {
+        let [h, w] = self.image;
+        let Conv2d {
+            stride, padding, ..
+        } = self.config;
+        let Some(y) = self.at(y, i).checked_sub(padding).filter(|&y| y < h) else {
+            return out.fill(0.0);
+        };
         let inside = self.inside(j);
-        out[..inside.start].fill(0.0);
-        out[inside.end..].fill(0.0);
-        if inside.is_empty() {
+        let start = inside.start.clamp(x, x + out.len()) - x;
+        let end = inside.end.clamp(x + start, x + out.len()) - x;
+        out[..start].fill(0.0);
+        out[end..].fill(0.0);
+        let out = &mut out[start..end];
+        if out.is_empty() {
             return;
         }
-        let from = &image[self.at(inside.start, j) - self.config.padding..];
-        let out = &mut out[inside];
-        if self.config.stride == 1 {
+        let from = &channel[y * w..][..w][self.at(x + start, j) - padding..];
+        if stride == 1 {
             out.copy_from_slice(&from[..out.len()]);
         } else {
-            for (out, x) in out.iter_mut().zip(from.iter().step_by(self.config.stride)) {
+            for (out, x) in out.iter_mut().zip(from.iter().step_by(stride)) {
                 *out = *x;
             }
         }
@@ -372,6 +388,14 @@ impl Geometry {
                     product(out, oh * ow, kernels, image, write, threads);
                     continue;
                 }
+                if self.on_tiles() {
+                    let patches = Right::Made(&Patches {
+                        geometry: self,
+                        image,
+                    });
+                    product_with(out, oh * ow, kernels, patches, write, threads);
+                    continue;
+                }
                 for (first, count) in self.bands() {
                     patches.resize(self.patch() * count * ow, 0.0);
                     self.unroll(image, (first, count), &mut patches, threads);
@@ -389,7 +413,51 @@ impl Geometry {
         });
     }
 
+    /// The convolution of the output's gradient that is the image's, with [`turned`](Self::turned) kernels; none where the gradient comes by way of patches: where
+    /// it is no convolution, where vectors do it, or where turning the kernels would take longer than the patches.
+    fn transposed(&self) -> Option<Self> {
+        let ([kh, kw], config) = (self.kernel, self.config);
+        let reach = config.dilation * (kh - 1);
+        if kh != kw || kh == 1 || config.stride != 1 || reach < config.padding {
+            return None;
+        }
+        let transposed = Self {
+            config: Conv2d {
+                padding: reach - config.padding,
+                ..config
+            },
+            channels: self.outputs,
+            outputs: self.channels,
+            image: self.output,
+            output: self.image,
+            ..*self
+        };
+        let few = self.outputs / config.groups <= self.image[0] * self.image[1];
+        (few && transposed.on_tiles()).then_some(transposed)
+    }
+
+    /// The kernels from outputs to channels, upside down: `[C, O / groups, KH, KW]`.
+    fn turned(&self, w: &[f32]) -> Vec<f32> {
+        let taps = self.kernel[0] * self.kernel[1];
+        let groups = self.config.groups;
+        let (inner, outer) = (self.channels / groups, self.outputs / groups);
+        let cut = Cut::flat(w.len(), outer * taps);
+        build(w.len(), cut, |_, at, out| {
+            let channel = at / (outer * taps);
+            let (group, channel) = (channel / inner, channel % inner);
+            for (output, out) in out.chunks_exact_mut(taps).enumerate() {
+                let from = &w[((group * outer + output) * inner + channel) * taps..][..taps];
+                for (out, x) in out.iter_mut().zip(from.iter().rev()) {
+                    *out = *x;
+                }
+            }
+        })
+    }
+
     fn image_grad(&self, w: &[f32], grad: &[f32], out: &mut [f32]) {
+        if let Some(transposed) = self.transposed() {
+            return Geometry::forward(&transposed, grad, &self.turned(w), None, out);
+        }
         let [input, output] = self.sample();
         let write = Write::Replace { scale: 1.0 };
         let ow = self.output[1];
@@ -451,6 +519,19 @@ impl Geometry {
                     );
                     continue;
                 }
+                if amx::takes([
+                    self.outputs / self.config.groups,
+                    patch,
+                    self.output[0] * self.output[1],
+                ]) {
+                    let patches = Right::MadeTransposed(&Patches {
+                        geometry: self,
+                        image,
+                    });
+                    let grad = self.outputs_of(grad, group, (0, self.output[0]));
+                    product_with(out, patch, grad, patches, write, Threads::All);
+                    continue;
+                }
                 for band in self.bands() {
                     let columns = band.1 * self.output[1];
                     patches.resize(patch * columns, 0.0);
@@ -466,6 +547,37 @@ impl Geometry {
                     );
                 }
             }
+        }
+    }
+}
+
+/// The patch matrix of a group's image, `[C / groups, KH, KW]` by all positions of the output, made as it is asked for.
+struct Patches<'a> {
+    geometry: &'a Geometry,
+    image: &'a [f32],
+}
+
+impl Rows for Patches<'_> {
+    fn size(&self) -> [usize; 2] {
+        let [oh, ow] = self.geometry.output;
+        [self.geometry.patch(), oh * ow]
+    }
+
+    fn fill(&self, row: usize, first: usize, out: &mut [f32]) {
+        let ([h, w], [kh, kw], ow) = (
+            self.geometry.image,
+            self.geometry.kernel,
+            self.geometry.output[1],
+        );
+        let (channel, i, j) = (row / (kh * kw), row / kw % kh, row % kw);
+        let channel = &self.image[channel * h * w..][..h * w];
+        let (mut position, mut out) = (first, out);
+        while !out.is_empty() {
+            let (y, x) = (position / ow, position % ow);
+            let (piece, rest) = out.split_at_mut(out.len().min(ow - x));
+            position += piece.len();
+            self.geometry.unroll_row(channel, [y, i], [x, j], piece);
+            out = rest;
         }
     }
 }
@@ -621,6 +733,17 @@ mod tests {
         };
         assert!(geometry(config).bands().count() > 1);
         case([1, 8, 130, 130], [3, 8, 3, 3], config);
+    }
+
+    #[test]
+    fn sizes_for_the_tile_unit_are_right() {
+        let same = config(1, 1, 1, 1);
+        case([2, 32, 8, 12], [64, 32, 3, 3], same);
+        // Fewer positions than outputs: the image's gradient comes by way of patches.
+        case([1, 32, 8, 8], [96, 32, 3, 3], same);
+        case([2, 64, 8, 12], [64, 32, 3, 3], config(1, 2, 2, 2));
+        case([1, 32, 16, 24], [64, 32, 3, 3], config(2, 1, 1, 1));
+        case([1, 32, 9, 14], [64, 32, 2, 3], config(1, 1, 1, 1));
     }
 
     #[test]

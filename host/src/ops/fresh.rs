@@ -1,5 +1,6 @@
 //! New memory without a pass of its own to clear it: each piece is cleared by the thread that writes it, just before it does, while it is in that core's cache.
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
@@ -49,6 +50,22 @@ pub(super) fn build(
 /// Zeros, written by all threads; for what is added to in an order of its own.
 pub(super) fn zeros(len: usize) -> Vec<f32> {
     build(len, Cut::flat(len, CHUNK), |_, _, _| ())
+}
+
+thread_local! {
+    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Runs `work` with memory for `len` elements of whatever content, which this thread keeps for the next time.
+pub(super) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    // Taken out while in use: work that waits for other threads may come here again.
+    let mut scratch = SCRATCH.take();
+    if scratch.len() < len {
+        scratch.resize(len, 0.0);
+    }
+    let result = work(&mut scratch[..len]);
+    SCRATCH.set(scratch);
+    result
 }
 
 /// The memory with zeros in it.

@@ -222,6 +222,24 @@ pub(super) fn product(
     into_memory(memory, row_stride, lhs, rhs, write, threads);
 }
 
+/// [`product`] with a right factor that is made for it; only for sizes that [`amx::takes`].
+pub(super) fn product_with(
+    out: &mut [f32],
+    row_stride: usize,
+    lhs: Matrix<'_>,
+    rhs: Right<'_>,
+    write: Write,
+    threads: Threads,
+) {
+    let (start, scale) = match write {
+        Write::Replace { scale } => (Start::Zero, scale),
+        Write::Add { scale } => (Start::Current, scale),
+    };
+    // SAFETY: as in `product`.
+    let memory = unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) };
+    amx::product(memory, row_stride, lhs, rhs, start, scale, threads);
+}
+
 /// As [`product`]; what it adds to must be initialised.
 fn into_memory(
     out: &mut [MaybeUninit<f32>],

@@ -146,16 +146,22 @@ pub(super) fn total_with(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f
 /// The largest element; minus infinity of none. NaN elements may be passed over.
 #[inline(always)]
 pub(super) fn max(x: &[f32]) -> f32 {
+    /// Independent comparisons, so that none waits for another.
+    const WIDE: usize = 4 * LANES;
     let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (blocks, rest) = x.as_chunks::<LANES>();
+    let mut wide = [f32::NEG_INFINITY; WIDE];
+    let (blocks, rest) = x.as_chunks::<WIDE>();
     for block in blocks {
-        for i in 0..LANES {
-            lanes[i] = larger(lanes[i], block[i]);
+        for i in 0..WIDE {
+            wide[i] = larger(wide[i], block[i]);
         }
     }
     for (i, &x) in rest.iter().enumerate() {
-        lanes[i] = larger(lanes[i], x);
+        wide[i] = larger(wide[i], x);
+    }
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for (i, &x) in wide.iter().enumerate() {
+        lanes[i % LANES] = larger(lanes[i % LANES], x);
     }
     fold(lanes, larger)
 }
@@ -163,10 +169,19 @@ pub(super) fn max(x: &[f32]) -> f32 {
 /// Replaces a row by `exp(x scale - top)` and returns its sum.
 #[inline(always)]
 pub(super) fn exp_above(row: &mut [f32], scale: f32, top: f32) -> f32 {
-    for x in row.iter_mut() {
-        *x = exp(*x * scale - top);
+    let mut lanes = [0.0; LANES];
+    let (blocks, rest) = row.as_chunks_mut::<LANES>();
+    for block in blocks {
+        for i in 0..LANES {
+            block[i] = exp(block[i] * scale - top);
+            lanes[i] += block[i];
+        }
     }
-    sum_of(row, |x| x)
+    for (i, x) in rest.iter_mut().enumerate() {
+        *x = exp(*x * scale - top);
+        lanes[i] += *x;
+    }
+    fold(lanes, |a, b| a + b)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 pub mod environment;
 mod error;
+pub mod estimates;
 pub mod evaluation;
 mod html;
 pub mod metrics;
@@ -14,6 +15,7 @@ pub mod tensorboard;
 
 pub use environment::{Environment, Process};
 pub use error::Error;
+pub use estimates::Estimates;
 pub use evaluation::Evaluation;
 pub use metrics::{MetricsLog, StepMetrics};
 pub use profile::{Phase, Profile, Profiler, Stopwatch};

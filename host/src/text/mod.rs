@@ -263,14 +263,7 @@ impl TextEncoders {
     /// A device that fails.
     pub fn cached(&self, root: &Path) -> Result<Self> {
         let mut hash = Sha256::new();
-        hash.update([u8::from(self.xl)]);
-        for stage in &*self.stages {
-            hash.update(stage.tokenizer.description());
-            hash.update(format!("{:?}", stage.model.config()));
-            for (name, tensor) in stage.model.parameters() {
-                memo::digest(&mut hash, name, tensor)?;
-            }
-        }
+        self.digest(&mut hash)?;
         let folder = root.join("texts").join(memo::named(hash));
         Ok(Self {
             stages: self.stages.clone(),
@@ -280,6 +273,22 @@ impl TextEncoders {
             known: Memo::new(KEPT).in_folder(folder),
             told: AtomicBool::new(false),
         })
+    }
+
+    /// Adds all that encoded texts depend on to a hash.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn digest(&self, hash: &mut Sha256) -> Result<()> {
+        hash.update([u8::from(self.xl)]);
+        for stage in &*self.stages {
+            hash.update(stage.tokenizer.description());
+            hash.update(format!("{:?}", stage.model.config()));
+            for (name, tensor) in stage.model.parameters() {
+                memo::digest(hash, name, tensor)?;
+            }
+        }
+        Ok(())
     }
 
     fn row(&self, text: &str) -> Result<TextRows> {

@@ -217,6 +217,7 @@ mod tests {
             backbone: Backbone::init(config, 1, &Device::Cpu).unwrap(),
             process: Process::new(SchedulerConfig::default(), false).unwrap(),
             encoder: Encoder::Pixels,
+            adapters: Vec::new(),
             text: Some(Arc::new(
                 TextEncoders::open(dir.path(), &Device::Cpu, DType::F32).unwrap(),
             )),

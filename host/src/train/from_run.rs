@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use plugin_api::Phase;
 
 use crate::backbone::Overlay;
 use crate::cancel::Cancel;
 use crate::config::{Resolved, RunFile};
-use crate::data::{self, Dataset};
+use crate::data::{self, Batch, Dataset};
 use crate::plugin::resolve as plugins;
+use crate::plugin::slots::Slot;
 use crate::plugin::stack::{OutputPicture, Stack};
 use crate::pretrained::{self, Pretrained};
 use crate::random::Streams;
@@ -47,6 +49,20 @@ pub struct Drawn {
     pub classes: Vec<u32>,
     /// Steps of training behind them; none for a backbone alone.
     pub step: Option<u64>,
+    /// What plugins drew them from, one row an image: pictures and columns of the data, and their `names`.
+    pub inputs: Batch,
+    /// How long drawing took, loading left aside, in seconds.
+    pub seconds: f64,
+}
+
+impl Drawn {
+    /// What each was drawn from, by its name in the data; nothing where it was not.
+    pub fn names(&self) -> Vec<String> {
+        let names = self.inputs.meta.get("names");
+        names
+            .and_then(|names| serde_json::from_str(names).ok())
+            .unwrap_or_default()
+    }
 }
 
 /// Draws what the configuration's `[sample]` asks for: with a run's saved weights, or without any with the configuration's backbone alone.
@@ -76,6 +92,10 @@ pub fn draw_saved(
         config.backbone.dtype.into(),
     )?
     .placing(config.backbone.positions.into());
+    let joined =
+        saved.is_some_and(|saved| !saved.plan.composition.at(Slot::DenoiserInput).is_empty());
+    let latents = model.encoder.latent_channels();
+    pretrained::check_input(model.backbone.info(), latents, joined)?;
     let mut subjects = Subjects {
         classes: classes.to_vec(),
         captions: Vec::new(),
@@ -95,11 +115,7 @@ pub fn draw_saved(
             );
         }
         let drawing = Drawing::new(&config.sample, &subjects, "samples", &session);
-        return Ok(Drawn {
-            pictures: draw_pictures(&session, &Weights::Frozen, &drawing)?,
-            classes: drawing.classes,
-            step: None,
-        });
+        return drawn(&session, &Weights::Frozen, drawing, None);
     };
 
     let Restored {
@@ -125,10 +141,22 @@ pub fn draw_saved(
     if let Some(data) = &data {
         inputs::give(&mut drawing, &**data, &config.sample, &session)?;
     }
+    drawn(&session, &Weights::Current(overlay), drawing, Some(step))
+}
+
+fn drawn(
+    session: &Session,
+    weights: &Weights,
+    drawing: Drawing,
+    step: Option<u64>,
+) -> Result<Drawn, Error> {
+    let start = Instant::now();
     Ok(Drawn {
-        pictures: draw_pictures(&session, &Weights::Current(overlay), &drawing)?,
+        pictures: draw_pictures(session, weights, &drawing)?,
+        seconds: start.elapsed().as_secs_f64(),
         classes: drawing.classes,
-        step: Some(step),
+        inputs: drawing.inputs,
+        step,
     })
 }
 
@@ -210,7 +238,8 @@ fn restored(
     })
 }
 
-/// Opens the data that a run is to draw from, as the run opens its own: pictures of its size, under the names of its columns.
+/// Opens the data that a run is to draw from, as the run opens its own: pictures of its size, under the names of its columns. Data that lack those have their
+/// own: what a run learned from, its plugins may do without when they draw, and those that cannot say so.
 ///
 /// # Errors
 /// What is wrong with the data, or classes that the run does not know.
@@ -223,7 +252,13 @@ pub fn open_inputs(
     config.data.source = source.to_owned();
     config.data.count = None;
     let facts = pretrained::inspect(config.backbone.path.as_deref())?;
-    let inputs = open_data(&config, &facts)?;
+    let inputs = match open_data(&config, &facts) {
+        Err(Error::Data(data::Error::NoMetadata { .. } | data::Error::NoColumn { .. })) => {
+            config.data.columns = None;
+            open_data(&config, &facts)?
+        }
+        opened => opened?,
+    };
     data::check_readable(&*inputs)?;
     data::relabelled(inputs, classes).map_err(Error::from)
 }

@@ -33,7 +33,7 @@ pub use error::Error;
 pub use feed::{Feed, Start};
 pub use fit::{Ending, Records};
 pub use parameters::{Ema, Owner, Parameter, Parameters, Swapped};
-pub use pictures::save as save_pictures;
+pub use pictures::{save as save_pictures, save_each};
 pub use sampling::{Drawing, Subjects, Weights, draw_latents, draw_pictures};
 pub use schedule::LearningRate;
 pub use session::{Facts, Session};

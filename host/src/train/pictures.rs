@@ -1,6 +1,7 @@
-//! What samples are kept as: PNG grids, one a kind of picture.
+//! What samples are kept as: PNG grids, one a kind of picture, or each picture by itself.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 use plugin_api::hooks::Encoding;
@@ -40,6 +41,63 @@ pub fn save(pictures: &[OutputPicture], path: &Path) -> Result<Vec<PathBuf>, Err
         .collect()
 }
 
+/// Writes every picture by itself at its own size, under the name that `names` has for it (relative to the folder, an ending left aside), with its kind:
+/// `street/01-depth.png`. A name that comes again gets its number. Gives the files.
+///
+/// # Errors
+/// A disk that refuses.
+pub fn save_each(
+    pictures: &[OutputPicture],
+    names: &[String],
+    folder: &Path,
+) -> Result<Vec<PathBuf>, Error> {
+    let mut files = Vec::new();
+    let alone = GridOptions {
+        columns: 1,
+        padding: 0,
+        scale: 1,
+        ..GridOptions::default()
+    };
+    let stems = stems(names);
+    for picture in pictures {
+        for index in 0..picture.images.dims().first().copied().unwrap_or_default() {
+            let number = || PathBuf::from(format!("{index:06}"));
+            let stem = stems.get(index).cloned().unwrap_or_else(number);
+            let mut name = folder.join(stem).into_os_string();
+            name.push(".png");
+            let file = named(Path::new(&name), &picture.kind);
+            let one = OutputPicture {
+                images: picture.images.narrow(0, index, 1)?,
+                ..picture.clone()
+            };
+            write_as(&one, &file, &alone)?;
+            files.push(file);
+        }
+    }
+    Ok(files)
+}
+
+/// The names without their endings and without anything that leads out of a folder, no two alike.
+fn stems(names: &[String]) -> Vec<PathBuf> {
+    let mut met: BTreeMap<PathBuf, usize> = BTreeMap::new();
+    let stem = |name: &String| {
+        let parts = Path::new(name).components();
+        let inside = parts.filter(|part| matches!(part, Component::Normal(_)));
+        let stem = inside.collect::<PathBuf>().with_extension("");
+        let times = met.entry(stem.clone()).or_default();
+        *times += 1;
+        match *times {
+            1 => stem,
+            times => {
+                let mut again = stem.into_os_string();
+                again.push(format!("-{times}"));
+                again.into()
+            }
+        }
+    };
+    names.iter().map(stem).collect()
+}
+
 /// `after.png` with the kind `depth`: `after-depth.png`.
 pub(super) fn named(path: &Path, kind: &str) -> PathBuf {
     if kind.is_empty() {
@@ -53,17 +111,20 @@ pub(super) fn named(path: &Path, kind: &str) -> PathBuf {
 
 /// Writes one kind as a PNG; the folders above it are made.
 pub(super) fn write(picture: &OutputPicture, path: &Path) -> Result<(), Error> {
+    write_as(picture, path, &GridOptions::default())
+}
+
+fn write_as(picture: &OutputPicture, path: &Path, options: &GridOptions) -> Result<(), Error> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|error| FileError::io("create", folder, error))?;
     }
     let images = picture.images.detach().to_dtype(DType::F32)?;
-    let options = GridOptions::default();
     match picture.encoding {
-        Encoding::GRAY16 => save_grid16(&images, &options, path)?,
-        Encoding::GRAY => save_grid(&images.affine(2.0, -1.0)?, &options, path)?,
-        Encoding::COLORMAP => save_grid(&coloured(&images)?, &options, path)?,
+        Encoding::GRAY16 => save_grid16(&images, options, path)?,
+        Encoding::GRAY => save_grid(&images.affine(2.0, -1.0)?, options, path)?,
+        Encoding::COLORMAP => save_grid(&coloured(&images)?, options, path)?,
         // The stack lets no others through.
-        _ => save_grid(&images, &options, path)?,
+        _ => save_grid(&images, options, path)?,
     }
     Ok(())
 }
@@ -126,6 +187,33 @@ mod tests {
         };
         let levels = [50, 150].map(|x| fine.get_pixel(x, 50).0[0]);
         assert_eq!(levels, [16384, 65535]);
+    }
+
+    #[test]
+    fn each_picture_is_written_by_itself_under_its_own_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let picture = OutputPicture {
+            kind: "depth".into(),
+            images: Tensor::from_slice(&[0f32, 0.5, 1.0], (3, 1, 1, 1), &Device::Cpu).unwrap(),
+            encoding: Encoding::GRAY16,
+        };
+        let names = ["street/01.jpg", "../street/01.png", "/b.c.png"].map(String::from);
+        let files = save_each(&[picture], &names, folder.path()).unwrap();
+        let expected = [
+            "street/01-depth.png",
+            "street/01-2-depth.png",
+            "b.c-depth.png",
+        ];
+        assert_eq!(files, expected.map(|file| folder.path().join(file)));
+        for (file, level) in files.iter().zip([0, 32768, 65535]) {
+            let image::DynamicImage::ImageLuma16(written) = image::open(file).unwrap() else {
+                panic!("16 bits");
+            };
+            assert_eq!(
+                (written.dimensions(), written.get_pixel(0, 0).0),
+                ((1, 1), [level])
+            );
+        }
     }
 
     #[test]

@@ -402,7 +402,7 @@ fn create(dir: &Path) -> Result<(), Error> {
     Ok(std::fs::create_dir_all(dir).map_err(|error| fs::Error::io("create", dir, error))?)
 }
 
-fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
+pub(super) fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
     create(to)?;
     let entries = std::fs::read_dir(from).map_err(|error| fs::Error::io("read", from, error))?;
     for entry in entries {

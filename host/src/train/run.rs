@@ -13,6 +13,7 @@ use crate::cancel::Cancel;
 use crate::config::{Resolved, RunFile, Trainable};
 use crate::data::{self, DataOptions, Dataset};
 use crate::plugin::resolve as plugins;
+use crate::plugin::slots::Slot;
 use crate::plugin::stack::{OutputPicture, Stack};
 use crate::pretrained::{self, Pretrained};
 use crate::random::Streams;
@@ -56,11 +57,14 @@ pub fn run(job: &Job, progress: &Progress, cancel: &Cancel) -> Result<Ending, Er
     folder::check(folder, job.existing)?;
     let facts = pretrained::inspect(config.backbone.path.as_deref())?;
     facts.check_conditioning()?;
+    let joined = !job.plan.composition.at(Slot::DenoiserInput).is_empty();
+    pretrained::check_input(&facts.info, facts.latent_channels, joined)?;
     let dataset = open_data(config, &facts)?;
     if let Some(classes) = facts.info.num_classes {
         data::check_classes(&*dataset, classes)?;
     }
-    if facts.info.cross_attention.is_some() {
+    // Where a plugin makes what the network sees, a picture says what it is about, and a text may be missing.
+    if facts.info.cross_attention.is_some() && !joined {
         data::check_captions(&*dataset)?;
     }
     data::check_readable(&*dataset)?;
@@ -187,16 +191,19 @@ fn train(
             &dataset.describe(),
             None,
         )?;
-        let before = draw_pictures(&session, &Weights::Frozen, &drawing("samples before")?)?;
-        let grids = story.grids(
-            &before,
-            Role::Before,
-            "before",
-            "Before: the pretrained model",
-            &caption,
-            Some(0),
-        )?;
-        records.images(0, &grids)?;
+        // A network that takes more than latents draws nothing by itself.
+        if session.backbone.info().in_channels == session.encoder.latent_channels() {
+            let before = draw_pictures(&session, &Weights::Frozen, &drawing("samples before")?)?;
+            let grids = story.grids(
+                &before,
+                Role::Before,
+                "before",
+                "Before: the pretrained model",
+                &caption,
+                Some(0),
+            )?;
+            records.images(0, &grids)?;
+        }
         story.wall("sample", start.elapsed());
     }
     story.save(Status::Running)?;

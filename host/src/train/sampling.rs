@@ -223,7 +223,11 @@ fn draw(
     };
     let request = Request {
         seeds: drawing.seeds.clone(),
-        shape: (info.in_channels, info.sample_size, info.sample_size),
+        shape: (
+            session.encoder.latent_channels(),
+            info.sample_size,
+            info.sample_size,
+        ),
         conditioning: told(drawing.classes.clone(), &drawing.prompts)?,
         unconditional: told(
             vec![info.null_class()],

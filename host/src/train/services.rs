@@ -63,11 +63,13 @@ impl Services for Session {
         self.still_preparing(name)?;
         let frozen = self.weight(caller, name)?;
         let value = value.unwrap_or_else(|| frozen.clone());
-        if value.dims() != frozen.dims() {
+        if !self.backbone.takes(name, frozen.dims(), value.dims()) {
+            let input = self.backbone.input_layer().map(|layer| layer.weight().0);
             return Err(Error::msg(format!(
-                "`{name}` has shape {:?} in the backbone, which takes no stand-in of shape {:?}",
+                "`{name}` has shape {:?} in the backbone, which takes no stand-in of shape {:?}; another number of input channels is for `{}` alone",
                 frozen.dims(),
-                value.dims()
+                value.dims(),
+                input.unwrap_or_default()
             )));
         }
         if !trainable {
@@ -259,7 +261,7 @@ impl Services for Session {
             parameters: info.parameters as u64,
             in_channels: info.in_channels,
             out_channels: info.out_channels,
-            latent_channels: info.in_channels,
+            latent_channels: self.encoder.latent_channels(),
             sample_size: info.sample_size,
             image_size: self.image_size(),
             num_classes: info.num_classes.map(|count| count as u32),
@@ -272,7 +274,7 @@ impl Services for Session {
     }
 
     fn layers(&self, _: &Caller<'_>) -> Answer<Vec<LayerInfo>> {
-        Ok(layers(&self.backbone))
+        Ok(layers(&self.backbone, &self.overlay()))
     }
 
     fn parameters(&self, _: &Caller<'_>) -> Answer<Vec<(String, Vec<usize>)>> {
@@ -505,33 +507,29 @@ fn sampler_kind(name: &str) -> Answer<SamplerKind> {
     })
 }
 
-/// The backbone's layers as plugins see them, each numbered by its place in [`Backbone::layers`](crate::backbone::Backbone::layers).
-pub(super) fn layers(backbone: &backbone::Backbone) -> Vec<LayerInfo> {
+/// The backbone's layers as plugins see them with these stand-ins, each numbered by its place in [`Backbone::layers`](crate::backbone::Backbone::layers).
+pub(super) fn layers(backbone: &backbone::Backbone, overlay: &backbone::Overlay) -> Vec<LayerInfo> {
+    let input = backbone.input_layer().map(|layer| layer.path.as_str());
     let info = |(index, layer): (usize, &backbone::LayerInfo)| {
+        let in_features = match Some(layer.path.as_str()) == input {
+            true => backbone.input_channels(overlay),
+            false => layer.in_features,
+        };
         let (kind, weight_shape) = match (layer.kind, layer.conv) {
             (backbone::LayerKind::Conv2d, Some(conv)) => (
                 LayerKind::CONV2D,
-                vec![
-                    layer.out_features,
-                    layer.in_features,
-                    conv.kernel,
-                    conv.kernel,
-                ],
+                vec![layer.out_features, in_features, conv.kernel, conv.kernel],
             ),
-            (backbone::LayerKind::Embedding, _) => (
-                LayerKind::EMBEDDING,
-                vec![layer.in_features, layer.out_features],
-            ),
-            _ => (
-                LayerKind::LINEAR,
-                vec![layer.out_features, layer.in_features],
-            ),
+            (backbone::LayerKind::Embedding, _) => {
+                (LayerKind::EMBEDDING, vec![in_features, layer.out_features])
+            }
+            _ => (LayerKind::LINEAR, vec![layer.out_features, in_features]),
         };
         LayerInfo {
             id: index as u32,
             path: layer.path.clone(),
             kind,
-            in_features: layer.in_features,
+            in_features,
             out_features: layer.out_features,
             weight_shape,
             bias: layer.bias,

@@ -13,6 +13,7 @@ use crate::backbone::{Backbone, Input, LayerHook, Overlay, Pass, Replay};
 use crate::cancel::Cancel;
 use crate::diffusion::Process;
 use crate::encode::Encoder;
+use crate::memo;
 use crate::plugin::foreign::Scene;
 use crate::plugin::services::AdapterFile;
 use crate::plugin::stack::{AdaptedLayers, Stack};
@@ -110,6 +111,7 @@ impl Session {
             process,
             encoder,
             text,
+            adapters: _,
         } = model;
         Self {
             backbone,
@@ -206,7 +208,7 @@ impl Session {
         })
     }
 
-    /// A hash of the frozen weights and what they mean; computed when first asked for.
+    /// A hash of the frozen weights, those of the autoencoder and the text encoders among them, and what they mean; computed when first asked for.
     ///
     /// # Errors
     /// A device that fails.
@@ -230,6 +232,15 @@ impl Session {
                 let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_le_bytes()).collect();
                 hash.update(bytes);
             }
+        }
+        if let Some(vae) = self.encoder.vae() {
+            hash.update(format!("{:?}", vae.config()));
+            for (name, tensor) in vae.parameters() {
+                memo::digest(&mut hash, name, tensor)?;
+            }
+        }
+        if let Some(text) = &self.text {
+            text.digest(&mut hash)?;
         }
         let digest: String = hash
             .finalize()

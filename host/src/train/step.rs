@@ -233,10 +233,13 @@ impl Trainer {
         })
     }
 
-    /// The batch's pictures as latents; where there is an autoencoder, drawn from its posterior.
+    /// The batch's latents where a plugin brought some, else its pictures as latents; where there is an autoencoder, drawn from its posterior.
     fn latents(&self, batch: &Batch) -> Result<Tensor, Error> {
         let session = &self.session;
         let images = images(batch)?;
+        if let Some(latents) = batch.tensors.get("latents") {
+            return brought(latents, images.dim(0)?);
+        }
         let normal = |shape: &[usize]| {
             let mut streams = session.streams.borrow_mut();
             streams.get("latents").normal(shape, images.device())
@@ -401,6 +404,17 @@ pub(super) fn accumulate(
         }
     }
     Ok(())
+}
+
+/// Latents that a plugin brought, one a picture, cut from whatever made them.
+fn brought(latents: &Tensor, count: usize) -> Result<Tensor, Error> {
+    match latents.dims() {
+        &[found, _, _, _] if found == count => Ok(latents.detach()),
+        other => Err(candle_core::Error::Msg(format!(
+            "the batch brings `latents` of shape {other:?} for {count} images; they are [{count}, C, h, w]"
+        ))
+        .into()),
+    }
 }
 
 fn images(batch: &Batch) -> Result<&Tensor, Error> {

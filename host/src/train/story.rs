@@ -67,6 +67,11 @@ impl Story {
                 ]
                 .into_iter()
                 .filter_map(|(name, value)| Some((name.to_owned(), value?.to_string())))
+                .chain((model.adapters.iter()).map(|adapter| {
+                    let told = adapter.sentence();
+                    let told = told.trim_start_matches("the adapter ");
+                    ("adapter".to_owned(), told.to_owned())
+                }))
                 .collect(),
             },
             data: Data {

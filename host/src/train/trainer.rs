@@ -13,7 +13,7 @@ use crate::plugin::stack::{PluginState, Stack};
 
 use super::checkpoint::{Checkpoint, State};
 use super::optimizer::Optimizer;
-use super::parameters::{Ema, Owner, Swapped};
+use super::parameters::{Ema, Owner, Parameters, Swapped};
 use super::scales::Scales;
 use super::schedule::LearningRate;
 use super::{Error, Feed, Session, selection};
@@ -193,7 +193,8 @@ pub(super) fn prepare(
         trainable,
         asked.into_iter().flat_map(|(_, globs)| globs).collect(),
     )?;
-    stack.choose_layers(&scene, &super::services::layers(&session.backbone))?;
+    let layers = super::services::layers(&session.backbone, &session.overlay());
+    stack.choose_layers(&scene, &layers)?;
     session.parameters.borrow().refuse_unclaimed()
 }
 
@@ -206,7 +207,8 @@ fn select_parameters(
     let mut parameters = session.parameters.borrow_mut();
     match trainable {
         Some(selections) => asked.extend(selections.iter().cloned()),
-        None if asked.is_empty() && parameters.is_empty() => asked.push("all".to_owned()),
+        // What stands in for weights of the backbone is part of it: a widened first layer says nothing about the others.
+        None if asked.is_empty() && !brought(&parameters) => asked.push("all".to_owned()),
         None => {}
     }
     let names: Vec<&str> = session
@@ -224,6 +226,11 @@ fn select_parameters(
         *session.scales.borrow_mut() = Scales::make(&session.backbone, &mut parameters)?;
     }
     Ok(())
+}
+
+/// Whether a plugin brings parameters of its own.
+fn brought(parameters: &Parameters) -> bool {
+    (parameters.iter()).any(|parameter| matches!(parameter.owner, Owner::Plugin(_)))
 }
 
 fn weighting(settings: &TrainSection) -> Option<Weighting> {

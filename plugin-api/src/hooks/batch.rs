@@ -9,7 +9,7 @@ use crate::{Batch, Host, Result, message::message};
 /// other. Tensors carry no gradients.
 pub trait BatchHook {
     /// Returns the batch to train on. Every per-sample tensor and text must keep one entry a sample; the number of samples and the
-    /// size of pictures may change.
+    /// size of pictures may change. A batch with `latents`, `[B, C, h, w]`, is trained on these, and its `images` are not encoded.
     ///
     /// # Errors
     /// For data the method cannot use.

@@ -350,6 +350,7 @@ fn the_output_is_the_target_tile_and_all_of_it_side_by_side() {
             .unwrap();
         let at = OutputIn {
             images: begun.latents.clone(),
+            decoded: None,
             latents: begun.latents,
             batch: begun.batch,
             names: vec!["000000".into(), "000001".into()],

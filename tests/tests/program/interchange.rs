@@ -217,6 +217,11 @@ fn a_run_on_an_adapter_goes_on_from_it_and_only_from_it() {
         stored.contains("[[adapter]]") && stored.contains("sha256"),
         "{stored}"
     );
+    let report = lab.json("run/report.json");
+    let facts = report["model"]["facts"].as_array().unwrap();
+    let told = facts.iter().find(|fact| fact[0] == "adapter").unwrap();
+    let told = told[1].as_str().unwrap();
+    assert!(told.contains("base") && told.contains("keys fit"), "{told}");
 
     let both = predict(&lab, "tiny --adapter base=0.5 --adapter run");
     lab.host("export --run run --out merged").done();

@@ -101,7 +101,7 @@ impl Dit {
         input: &Input<'_>,
         pass: &Pass<'_>,
     ) -> candle_core::Result<Tensor> {
-        let (rows, columns) = self.grid(input.latents)?;
+        let (rows, columns) = self.grid(input.latents, self.patch_embed.channels(pass)?)?;
         let batch = input.latents.dim(0)?;
         self.check_residuals(pass)?;
         if input.timesteps.dims() != [batch] {
@@ -150,8 +150,8 @@ impl Dit {
             .to_dtype(input.latents.dtype()) // [B, C_out, H, W]
     }
 
-    /// Rows and columns of patches.
-    fn grid(&self, latents: &Tensor) -> candle_core::Result<(usize, usize)> {
+    /// Rows and columns of patches of latents that should have `expected` channels.
+    fn grid(&self, latents: &Tensor, expected: usize) -> candle_core::Result<(usize, usize)> {
         let patch = self.config.patch_size;
         let &[_, channels, height, width] = latents.dims() else {
             bail!(
@@ -159,11 +159,8 @@ impl Dit {
                 latents.dims()
             )
         };
-        if channels != self.config.in_channels {
-            bail!(
-                "latents have {channels} channels, the backbone takes {}",
-                self.config.in_channels
-            )
+        if channels != expected {
+            bail!("latents have {channels} channels, the backbone takes {expected}")
         }
         if height == 0
             || width == 0

@@ -142,11 +142,10 @@ fn below<'n>(name: &'n str, known: &str) -> Option<&'n str> {
 }
 
 fn resnet(name: &str) -> Option<String> {
-    let found = RESNET.iter().find_map(|(known, original)| {
+    RESNET.iter().find_map(|(known, original)| {
         let rest = below(name, known)?;
         Some(format!("{original}{rest}"))
-    });
-    found
+    })
 }
 
 /// The configuration of a UNet whose tensors have original names, without the prefix of the file.

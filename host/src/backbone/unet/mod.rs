@@ -119,11 +119,9 @@ impl Unet {
                 input.latents.dims()
             )
         };
-        if channels != self.config.in_channels {
-            bail!(
-                "latents have {channels} channels, the backbone takes {}",
-                self.config.in_channels
-            )
+        let expected = self.conv_in.channels(pass)?;
+        if channels != expected {
+            bail!("latents have {channels} channels, the backbone takes {expected}")
         }
         if height == 0 || width == 0 {
             bail!("latents are {height}x{width}; both sides must be positive")

@@ -17,6 +17,8 @@ pub(super) struct SceneColumn {
     pub(super) name: String,
     kind: ColumnKind,
     source: Source,
+    /// Whether it was asked for; what was not says nothing about the data.
+    asked: bool,
 }
 
 /// Where a column of a scene comes from.
@@ -59,6 +61,21 @@ impl SceneColumn {
         } else {
             MapKind::from_name(source).map(Source::Map)
         };
+        let kind = ColumnKind::of(name, source);
+        let measured = match kind {
+            ColumnKind::Depth => Some(MapKind::Depth),
+            ColumnKind::Normals => Some(MapKind::Normals),
+            ColumnKind::Picture | ColumnKind::NormalsPicture | ColumnKind::Mask => None,
+        };
+        if let (Some(measured), Some(found)) = (measured, parsed)
+            && found != Source::Map(measured)
+        {
+            return Err(Error::OtherMeasure {
+                name: name.to_owned(),
+                measure: measured.name(),
+                source_name: source.to_owned(),
+            });
+        }
         let Some(parsed) = parsed else {
             let maps = MapKind::ALL.map(MapKind::name);
             let known = maps.into_iter().chain(["hole", "reference_1"]);
@@ -78,9 +95,25 @@ impl SceneColumn {
         };
         Ok(Self {
             name: name.to_owned(),
-            kind: ColumnKind::of(name, source),
+            kind,
             source: parsed,
+            asked: true,
         })
+    }
+
+    /// What comes with scenes where nothing is said: their depth and their normals, which cost next to nothing.
+    pub(super) fn unasked() -> Vec<Self> {
+        let measured = [
+            (MapKind::Depth, ColumnKind::Depth),
+            (MapKind::Normals, ColumnKind::Normals),
+        ];
+        let column = |(map, kind): (MapKind, ColumnKind)| Self {
+            name: map.name().to_owned(),
+            kind,
+            source: Source::Map(map),
+            asked: false,
+        };
+        measured.map(column).into()
     }
 }
 
@@ -88,7 +121,10 @@ impl Scenes {
     /// The columns' part of the fingerprint.
     pub(super) fn columns_named(&self) -> String {
         let one = |column: &SceneColumn| format!(":{}={:?}", column.name, column.source);
-        self.columns.iter().map(one).collect()
+        (self.columns.iter())
+            .filter(|column| column.asked)
+            .map(one)
+            .collect()
     }
 
     /// One column of scene `index`, of which the maps are there if any column wants them.
@@ -98,10 +134,10 @@ impl Scenes {
             RgbImage::from_raw(side, side, rgb).map(DynamicImage::from)
         };
         let picture = match column.source {
-            Source::Map(kind) => scene
-                .maps
-                .get(&kind)
-                .map(|map| export::picture(kind, map, self.size)),
+            Source::Map(kind) => scene.maps.get(&kind).map(|map| match column.kind {
+                ColumnKind::Depth => export::levels(map, self.size).into(),
+                _ => export::picture(kind, map, self.size),
+            }),
             Source::Style(style) => {
                 let other = Domain {
                     style,
@@ -118,10 +154,11 @@ impl Scenes {
             Source::Hole => Some(hole(self.seed, index as u64, self.size).into()),
         };
         // A picture of the scene's own size is never missing; an empty one would be refused when batches are made.
-        let picture = picture.unwrap_or_default().into_rgb8();
-        column
-            .kind
-            .column(&column.kind.cropped(&picture, Size::square(self.size)))
+        let picture = picture.unwrap_or_default();
+        // What a scene shows nowhere (it may be sky alone) is known nowhere.
+        let blank = || vec![0; column.kind.pixel_bytes() * self.size * self.size];
+        let bytes = column.kind.cropped(picture, Size::square(self.size));
+        column.kind.column(&bytes.unwrap_or_else(|_| blank()))
     }
 
     /// The maps that columns are drawn from.

@@ -15,6 +15,8 @@ mod style;
 mod tests;
 mod vector;
 
+use std::collections::BTreeMap;
+
 pub use domain::{Content, DOMAINS, Domain, Style};
 pub use mixed::Mixed;
 pub use render::FAR;
@@ -60,12 +62,15 @@ impl Scenes {
             });
         }
         super::check_size(options.size)?;
-        let columns = options
-            .columns
-            .iter()
-            .flatten()
-            .map(|(name, source)| SceneColumn::parse(name, source, domain))
-            .collect::<Result<_, Error>>()?;
+        let asked = |columns: &BTreeMap<String, String>| {
+            (columns.iter())
+                .map(|(name, source)| SceneColumn::parse(name, source, domain))
+                .collect::<Result<_, Error>>()
+        };
+        let columns = match &options.columns {
+            Some(columns) => asked(columns)?,
+            None => SceneColumn::unasked(),
+        };
         Ok(Self {
             domain,
             classes: domain.content.classes(),
@@ -102,7 +107,7 @@ impl Scenes {
 struct Rendered {
     scene: Scene,
     rgb: Vec<u8>,
-    maps: std::collections::BTreeMap<MapKind, Map>,
+    maps: BTreeMap<MapKind, Map>,
 }
 
 impl Dataset for Scenes {

@@ -188,6 +188,8 @@ fn scenes_and_their_export_have_the_same_columns_bit_for_bit() {
     let columns = [
         ("source", "edges"),
         ("filled", "fill"),
+        ("depth", "depth"),
+        ("normals", "normals"),
         ("far", "depth"),
         ("towards", "normals"),
         ("mask", "hole"),

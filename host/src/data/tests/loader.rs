@@ -415,7 +415,7 @@ fn batches_are_of_one_bucket_and_an_epoch_sees_every_item() {
 
 #[test]
 fn bucketed_batches_go_on_where_they_stood_and_replace_what_cannot_be_read() {
-    let bad = |number: usize| number % 5 == 0 || number >= 17;
+    let bad = |number: usize| number.is_multiple_of(5) || number >= 17;
     let mut whole = loader(bucketed(bad), LoaderState::default(), 4, 3);
     let mut batches = Vec::new();
     let mut places = Vec::new();

@@ -4,6 +4,7 @@
 mod columns;
 mod folder;
 mod loader;
+mod measured;
 mod pictures;
 
 use std::path::Path;

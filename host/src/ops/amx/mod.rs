@@ -8,6 +8,7 @@
 //! Every element is a sum in the order of its terms alone: the same bits for any number of threads and wherever the rows and columns lie in the matrix.
 
 mod finish;
+mod lineup;
 mod pack;
 mod tiles;
 
@@ -20,9 +21,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rayon::prelude::*;
 
 use super::gemm::{Matrix, Right, Start, Threads};
-use finish::{Base, finish};
-use pack::Block;
-use tiles::{DEPTH, Rows, SIDE, STEP, Sums, Tiles};
+use finish::{Base, HALVES, Target};
+use lineup::{Order, Part, Scratch};
+use pack::{Block, FEW};
+use tiles::{DEPTH, SIDE, STEP, Sums, Tiles};
 
 /// Most terms that one pass over the results adds.
 const PASS: usize = 512;
@@ -38,9 +40,19 @@ pub(super) fn refusal() -> Option<&'static str> {
     })
 }
 
-/// Whether the product of an `m` by `k` and a `k` by `n` matrix is faster here than on vectors.
+/// Whether the product of an `m` by `k` and a `k` by `n` matrix is faster here than on vectors. Measured: small ones are not, nor those of which the unit's blocks
+/// are mostly padding, nor those with so few columns that packing the left factor takes longer than multiplying.
 pub(super) fn takes([m, n, k]: [usize; 3]) -> bool {
-    m.min(n) >= 24 && k >= 24 && m * n * k >= 1 << 18 && refusal().is_none()
+    let padded = [m, n, k]
+        .map(|x| x.next_multiple_of(SIDE))
+        .iter()
+        .product::<usize>();
+    m >= 24
+        && n >= 48
+        && k >= 24
+        && m * n * k >= 1 << 17
+        && 4 * padded <= 7 * m * n * k
+        && refusal().is_none()
 }
 
 /// Memory that several threads write, each elements of its own.
@@ -170,39 +182,45 @@ fn pack_right(
     let strange: Vec<AtomicU32> = (0..panels).map(|_| AtomicU32::new(0)).collect();
     let packed = Shared(packed.as_mut_ptr());
     // One block, of which `matrix` has the elements from this row and column on.
-    let pack = |matrix: Matrix<'_>, row: usize, column: usize, panel: usize, step: usize| {
-        let [rows, width] = [
+    let pack = |matrix: Matrix<'_>,
+                [row, column]: [usize; 2],
+                [panel, step]: [usize; 2],
+                scratch: &mut Scratch| {
+        let size = [
             DEPTH.min(terms.len() - step * DEPTH),
             SIDE.min(columns.len() - panel * SIDE),
         ];
-        let mut scratch = Scratch::new();
-        // In both orders, the next but one block.
-        let block = scratch.line_up(matrix, row..row + rows, column..column + width, 2 * SIDE);
+        // The next but one, in either order of packing.
+        let part = Part::new(matrix, [row, column], size, 2 * SIDE);
+        (0..Order::of(matrix).pieces()).for_each(|piece| scratch.line_up(&part, piece));
         let at = (panel * steps + step) * STEP;
         // SAFETY: the tile unit is only found beside AVX-512. The block was taken from a live matrix. The memory has a piece for each panel and step, and each of these
         // is packed once.
         unsafe {
             let to = packed.at(at);
-            if pack::right(block, to) {
+            if pack::right(scratch.lined_up(&part), to) {
                 let block = std::slice::from_raw_parts(to, STEP);
                 strange[panel].fetch_or(pack::strange_columns(block), Ordering::Relaxed);
             }
         }
     };
+    let place =
+        |panel: usize, step: usize| [terms.start + step * DEPTH, columns.start + panel * SIDE];
     match right {
-        Right::Stored(matrix) if matrix.strides()[1] == 1 => threads.each(steps, |step| {
+        Right::Stored(matrix) if Order::of(matrix) == Order::Rows => threads.each(steps, |step| {
+            let mut scratch = Scratch::new();
             for panel in 0..panels {
-                let (row, column) = (terms.start + step * DEPTH, columns.start + panel * SIDE);
-                pack(matrix, row, column, panel, step);
+                pack(matrix, place(panel, step), [panel, step], &mut scratch);
             }
         }),
         Right::Stored(matrix) => threads.each(panels, |panel| {
+            let mut scratch = Scratch::new();
             for step in 0..steps {
-                let (row, column) = (terms.start + step * DEPTH, columns.start + panel * SIDE);
-                pack(matrix, row, column, panel, step);
+                pack(matrix, place(panel, step), [panel, step], &mut scratch);
             }
         }),
         Right::Made(rows) => threads.each(steps, |step| {
+            let mut scratch = Scratch::new();
             let first = terms.start + step * DEPTH;
             let count = DEPTH.min(terms.end - first);
             let mut made = vec![0.0; count * columns.len()];
@@ -210,9 +228,12 @@ fn pack_right(
                 rows.fill(first + row, columns.start, made);
             }
             let made = Matrix::new(&made, count, columns.len());
-            (0..panels).for_each(|panel| pack(made, 0, panel * SIDE, panel, step));
+            for panel in 0..panels {
+                pack(made, [0, panel * SIDE], [panel, step], &mut scratch);
+            }
         }),
         Right::MadeTransposed(rows) => threads.each(panels, |panel| {
+            let mut scratch = Scratch::new();
             let first = columns.start + panel * SIDE;
             let count = SIDE.min(columns.end - first);
             let mut made = vec![0.0; count * terms.len()];
@@ -220,7 +241,9 @@ fn pack_right(
                 rows.fill(first + row, terms.start, made);
             }
             let made = Matrix::new(&made, count, terms.len()).t();
-            (0..steps).for_each(|step| pack(made, step * DEPTH, 0, panel, step));
+            for step in 0..steps {
+                pack(made, [step * DEPTH, 0], [panel, step], &mut scratch);
+            }
         }),
     }
     strange.into_iter().map(AtomicU32::into_inner).collect()
@@ -234,68 +257,6 @@ impl Threads {
                 (0..count).into_par_iter().for_each(work);
             }
             _ => (0..count).for_each(work),
-        }
-    }
-}
-
-/// A block of a factor in an order that can be packed.
-struct Scratch(MaybeUninit<[f32; SIDE * DEPTH]>);
-
-impl Scratch {
-    fn new() -> Self {
-        Self(MaybeUninit::uninit())
-    }
-
-    /// The block at these rows and columns with the elements of its rows side by side: where they lie, or copied.
-    #[inline]
-    fn line_up(
-        &mut self,
-        matrix: Matrix<'_>,
-        rows: Range<usize>,
-        columns: Range<usize>,
-        ahead: usize,
-    ) -> Block {
-        let [row_stride, column_stride] = matrix.strides();
-        let (count, width) = (rows.len(), columns.len());
-        let from = &matrix.data()[rows.start * row_stride + columns.start * column_stride..];
-        let last = (count - 1) * row_stride + (width - 1) * column_stride;
-        assert!(
-            count.max(width) <= SIDE && last < from.len(),
-            "a block beyond its matrix"
-        );
-        if column_stride == 1 {
-            return Block {
-                data: from.as_ptr(),
-                stride: row_stride,
-                rows: count,
-                columns: width,
-                ahead,
-            };
-        }
-        let to = self.0.write([0.0; SIDE * DEPTH]);
-        if row_stride == 1 {
-            let turned = Block {
-                data: from.as_ptr(),
-                stride: column_stride,
-                rows: width,
-                columns: count,
-                ahead,
-            };
-            // SAFETY: the tile unit is only found beside AVX-512; the assertion above is that the block lies in its matrix.
-            unsafe { pack::transpose(turned, to) };
-        } else {
-            for (row, to) in to.chunks_exact_mut(DEPTH).take(count).enumerate() {
-                for (column, to) in to.iter_mut().take(width).enumerate() {
-                    *to = from[row * row_stride + column * column_stride];
-                }
-            }
-        }
-        Block {
-            data: to.as_ptr(),
-            stride: DEPTH,
-            rows: count,
-            columns: width,
-            ahead: 0,
         }
     }
 }
@@ -340,91 +301,214 @@ impl Pass<'_> {
     }
 
     /// A piece of the results, in blocks of 32 by 32.
+    ///
+    /// The tile unit works on while the processor does something else, if that is little. So, a little at a time, the sums before are brought to the results and the left
+    /// factor's next rows are packed in between.
     fn piece(&self, rows: Range<usize>, panels: Range<usize>) {
         let Some(tiles) = Tiles::set_up() else {
             unreachable!("products come here only where the tiles are found")
         };
         let steps = self.terms.len().div_ceil(DEPTH);
-        let mut sums = Sums([0.0; SIDE * SIDE]);
-        with_memory(1, steps * STEP, |left| {
-            for row in rows.map(|row| row * SIDE) {
-                let strange = self.pack_left(row, left);
+        let pauses = steps * Tiles::PAUSES;
+        with_memory(1, 2 * steps * STEP, |memory| {
+            let (mut left, mut next) = memory.split_at_mut(steps * STEP);
+            let mut aside = Aside {
+                packer: Packer::new(self, rows.start),
+                share: 0,
+                sums: [const { Sums::new() }; 2],
+                which: 0,
+                before: Target::NOWHERE,
+                target: Target::NOWHERE,
+                half: 0,
+                halves: HALVES.div_ceil(pauses),
+            };
+            aside.packer.advance(left, usize::MAX);
+            for row in rows.clone() {
+                let strange = aside.packer.strange;
+                let more = row + 1 < rows.end;
+                aside
+                    .packer
+                    .restart(if more { row + 1 } else { usize::MAX / SIDE - 1 });
+                aside.share = aside.packer.pieces().div_ceil(pauses * panels.len());
                 for panel in panels.clone() {
+                    aside.target = self.target(row, panel);
+                    aside.half = 0;
                     let right = &self.right[panel * steps * STEP..][..steps * STEP];
-                    self.block(&tiles, [row, panel], left, right, strange, &mut sums);
+                    tiles.begin();
+                    for (left, right) in left.chunks_exact(STEP).zip(right.chunks_exact(STEP)) {
+                        // SAFETY: these are packed blocks. The tile unit is only found beside AVX-512; `target` says why sums may go there.
+                        unsafe { tiles.add(left.as_ptr(), right.as_ptr(), || aside.some(next)) };
+                    }
+                    let sums = &mut aside.sums[aside.which];
+                    tiles.end(sums);
+                    exceptional(sums, left, right, [strange, self.strange[panel]]);
+                    aside.which = 1 - aside.which;
+                    aside.before = aside.target;
                 }
+                aside.packer.advance(next, usize::MAX);
+                std::mem::swap(&mut left, &mut next);
             }
+            let sums = &aside.sums[1 - aside.which];
+            // SAFETY: as above.
+            (0..HALVES).for_each(|half| unsafe { aside.before.finish(sums, half) });
         });
     }
 
-    /// Packs 32 rows of the left factor, and tells which of them hold something that is not finite.
-    fn pack_left(&self, row: usize, packed: &mut [u16]) -> u32 {
-        let rows = row..self.results.rows.min(row + SIDE);
-        let mut strange = 0;
-        let mut scratch = Scratch::new();
-        for (step, packed) in packed.chunks_exact_mut(STEP).enumerate() {
-            let first = self.terms.start + step * DEPTH;
-            let terms = first..self.terms.end.min(first + DEPTH);
-            let [_, column_stride] = self.left.strides();
-            let ahead = match column_stride {
+    /// Where the sums of a block go. May be written while this piece of the results runs: the tile unit is only found beside AVX-512; the block lies in the results, where no
+    /// other piece reads or writes it, and is initialised where the sums are added to it; a row that is the base has as many numbers as the results have columns.
+    fn target(&self, row: usize, panel: usize) -> Target {
+        let (row, column) = (row * SIDE, self.columns.start + panel * SIDE);
+        let Results { data, stride, rows } = self.results;
+        let columns = SIDE.min(self.columns.end - column);
+        Target {
+            base: match self.start {
+                Start::Zero => Base::Nothing,
+                Start::Current => Base::Destination,
+                Start::Row(start) => Base::Row(start[column..][..columns].as_ptr()),
+            },
+            scale: self.scale,
+            data: data.at(row * stride + column),
+            stride,
+            rows: SIDE.min(rows - row),
+            columns,
+        }
+    }
+}
+
+/// What is done while the tile unit works.
+struct Aside<'a> {
+    /// Packs the left factor's next rows, at each pause so many pieces of that work.
+    packer: Packer<'a>,
+    share: usize,
+    /// The sums of the block that is at work, and those of the one before; the former are the `which`th.
+    sums: [Sums; 2],
+    which: usize,
+    /// Where they go.
+    target: Target,
+    before: Target,
+    /// Halves of rows that went there, and how many go at a pause.
+    half: usize,
+    halves: usize,
+}
+
+impl Aside<'_> {
+    /// What is done at a pause.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512 F and BW, and sums may be written to `before`.
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn some(&mut self, next: &mut [u16]) {
+        let done = &self.sums[1 - self.which];
+        let end = HALVES.min(self.half + self.halves);
+        for half in self.half..end {
+            // SAFETY: the caller's promise.
+            unsafe { self.before.finish(done, half) };
+            self.target.fetch(half);
+        }
+        self.half = end;
+        self.packer.advance(next, self.share);
+    }
+}
+
+/// Packs 32 rows of the left factor, as far as it is told to.
+struct Packer<'a> {
+    matrix: Matrix<'a>,
+    order: Order,
+    all_rows: usize,
+    rows: Range<usize>,
+    terms: Range<usize>,
+    scratch: Scratch,
+    /// The block of 32 terms that is at work, none when all are done; how it is packed from, and its pieces that are done.
+    part: Option<Part>,
+    block: Block,
+    step: usize,
+    piece: usize,
+    /// Whether the block holds something that is not finite; which rows of those before do.
+    suspect: bool,
+    strange: u32,
+}
+
+impl<'a> Packer<'a> {
+    /// For the rows of a block of results.
+    fn new(pass: &Pass<'a>, row: usize) -> Self {
+        let mut packer = Self {
+            matrix: pass.left,
+            order: Order::of(pass.left),
+            all_rows: pass.results.rows,
+            rows: 0..0,
+            terms: pass.terms.clone(),
+            scratch: Scratch::new(),
+            part: None,
+            block: Block::NONE,
+            step: 0,
+            piece: 0,
+            suspect: false,
+            strange: 0,
+        };
+        packer.restart(row);
+        packer
+    }
+
+    /// The same for other rows; done at once if they are not there.
+    fn restart(&mut self, row: usize) {
+        self.rows = (row * SIDE).min(self.all_rows)..((row + 1) * SIDE).min(self.all_rows);
+        self.strange = 0;
+        self.take_up(0);
+    }
+
+    /// Begins with a block.
+    fn take_up(&mut self, step: usize) {
+        let first = self.terms.start + step * DEPTH;
+        self.step = step;
+        self.piece = 0;
+        self.part = (first < self.terms.end && !self.rows.is_empty()).then(|| {
+            let size = [self.rows.len(), DEPTH.min(self.terms.end - first)];
+            let ahead = match self.matrix.strides()[1] {
                 1 => 2 * DEPTH,
                 stride => DEPTH * stride,
             };
-            let block = scratch.line_up(self.left, rows.clone(), terms, ahead);
-            // SAFETY: the tile unit is only found beside AVX-512; the block was taken from a live matrix, and the memory is a block's.
-            if unsafe { pack::left(block, packed.as_mut_ptr()) } {
-                strange |= pack::strange_rows(packed);
+            Part::new(self.matrix, [self.rows.start, first], size, ahead)
+        });
+    }
+
+    /// Pieces of work in all: some to line each block up, where that needs any, and one for every few of its rows.
+    fn pieces(&self) -> usize {
+        self.terms.len().div_ceil(DEPTH) * (self.order.pieces() + SIDE / FEW)
+    }
+
+    /// Does up to `count` pieces of work.
+    #[inline]
+    fn advance(&mut self, packed: &mut [u16], count: usize) {
+        let lining_up = self.order.pieces();
+        for _ in 0..count {
+            let Some(part) = &self.part else {
+                return;
+            };
+            if self.piece < lining_up {
+                self.scratch.line_up(part, self.piece);
+            } else {
+                if self.piece == lining_up {
+                    self.block = self.scratch.lined_up(part);
+                }
+                let packed = &mut packed[self.step * STEP..][..STEP];
+                // SAFETY: the tile unit is only found beside AVX-512; the block lies in its matrix or in the scratch, and the memory is a block's.
+                self.suspect |= unsafe {
+                    pack::left(
+                        &self.block,
+                        (self.piece - lining_up) * FEW,
+                        packed.as_mut_ptr(),
+                    )
+                };
+            }
+            self.piece += 1;
+            if self.piece == lining_up + SIDE / FEW {
+                if std::mem::take(&mut self.suspect) {
+                    self.strange |= pack::strange_rows(&packed[self.step * STEP..][..STEP]);
+                }
+                self.take_up(self.step + 1);
             }
         }
-        strange
-    }
-
-    /// What the left factor's rows from `row` on are packed from, a step of it.
-    #[inline]
-    fn coming(&self, row: usize, step: usize) -> Rows {
-        let [row_stride, column_stride] = self.left.strides();
-        let first = row * row_stride + (self.terms.start + step * DEPTH) * column_stride;
-        Rows {
-            data: self.left.data().as_ptr().wrapping_add(first),
-            stride: match column_stride {
-                1 => row_stride,
-                stride => stride,
-            },
-        }
-    }
-
-    /// One block of the results, at this row and panel of columns; `sums` is for its use.
-    #[inline]
-    fn block(
-        &self,
-        tiles: &Tiles,
-        [row, panel]: [usize; 2],
-        left: &[u16],
-        right: &[u16],
-        strange_rows: u32,
-        sums: &mut Sums,
-    ) {
-        let column = self.columns.start + panel * SIDE;
-        let size = [
-            SIDE.min(self.results.rows - row),
-            SIDE.min(self.columns.end - column),
-        ];
-        let stride = self.results.stride;
-        let to = self.results.data.at(row * stride + column);
-        let written = Rows { data: to, stride };
-        let read = self.coming(row + SIDE, panel);
-        let steps = left.len() / STEP;
-        // SAFETY: the factors are packed, as many steps each.
-        unsafe { tiles.multiply(left.as_ptr(), right.as_ptr(), steps, sums, written, read) };
-        exceptional(sums, left, right, [strange_rows, self.strange[panel]]);
-        let base = match self.start {
-            Start::Zero => Base::Nothing,
-            Start::Current => Base::Destination,
-            Start::Row(start) => Base::Row(start[column..][..size[1]].as_ptr()),
-        };
-        // SAFETY: the tile unit is only found beside AVX-512. The block lies in the results, where no other piece reads or writes it, and is initialised where the sums
-        // are added to it. A row has as many numbers as the results have columns.
-        unsafe { finish(sums, self.scale, base, to, stride, size) };
     }
 }
 

@@ -23,6 +23,15 @@ pub(super) struct Block {
 }
 
 impl Block {
+    /// A block of which nothing is there.
+    pub(super) const NONE: Self = Self {
+        data: std::ptr::null(),
+        stride: 0,
+        rows: 0,
+        columns: 0,
+        ahead: 0,
+    };
+
     fn whole(&self) -> bool {
         self.rows == SIDE && self.columns == SIDE
     }
@@ -72,26 +81,30 @@ fn pairs(x: __m512i, y: __m512i) -> __m512i {
     _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(x), y)
 }
 
-/// Packs a block of the left factor; rows and columns that are not there are zero. True if an element is infinite or no number: these have no parts.
+/// Rows that [`left`] packs.
+pub(super) const FEW: usize = 4;
+
+/// Packs a few rows of a block of the left factor, from `first` on; what is not there is zero. True if an element is infinite or no number: these have no parts.
 ///
 /// # Safety
-/// The processor must have AVX-512 F and BW. The block must be valid for reads, and `to` for writes of `STEP` elements.
+/// The processor must have AVX-512 F and BW. The block must be valid for reads, and `to` for writes of `STEP` elements; `first` at most `SIDE - FEW`.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn left(block: Block, to: *mut u16) -> bool {
+pub(super) unsafe fn left(block: &Block, first: usize, to: *mut u16) -> bool {
     // SAFETY: the caller's promises.
     unsafe {
         match block.whole() {
-            true => left_of::<true>(block, to),
-            false => left_of::<false>(block, to),
+            true => left_of::<true>(block, first, to),
+            false => left_of::<false>(block, first, to),
         }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn left_of<const WHOLE: bool>(block: Block, to: *mut u16) -> bool {
+unsafe fn left_of<const WHOLE: bool>(block: &Block, first: usize, to: *mut u16) -> bool {
     let mut strange = _mm512_setzero_ps();
-    for row in 0..SIDE {
+    for row in first..first + FEW {
         // SAFETY: the caller's promises.
         let (x, y) = unsafe { (block.load::<WHOLE>(row, 0), block.load::<WHOLE>(row, 1)) };
         let (x, y) = (split(x), split(y));
@@ -107,7 +120,7 @@ unsafe fn left_of<const WHOLE: bool>(block: Block, to: *mut u16) -> bool {
     _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(strange, strange) != 0
 }
 
-/// The same for a block of the right factor, whose rows are terms of the sums and whose columns are the result's.
+/// Packs a block of the right factor, whose rows are terms of the sums and whose columns are the result's.
 ///
 /// # Safety
 /// As [`left`].
@@ -157,79 +170,75 @@ fn watch(strange: __m512, x: __m512i, y: __m512i) -> __m512 {
     _mm512_add_ps(strange, last)
 }
 
-/// Writes the transpose of a block into `to`, rows of 32 elements; what is not there is zero, in rows up to the block's columns rounded up to 16.
+/// Quarters of a block, as [`transpose`] takes them.
+pub(super) const QUARTERS: usize = 4;
+
+/// Writes a quarter, 16 by 16, of the transpose of a block into `to`, rows of 32 elements. What is beyond the block is zero or left out.
 ///
 /// # Safety
 /// The processor must have AVX-512 F. The block must be valid for reads.
+#[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn transpose(block: Block, to: &mut [f32; SIDE * DEPTH]) {
+pub(super) unsafe fn transpose(block: &Block, quarter: usize, to: &mut [f32; SIDE * DEPTH]) {
+    let (half, first) = (quarter / 2, quarter % 2 * 16);
+    if half * 16 >= block.columns || first >= block.rows {
+        return;
+    }
     // SAFETY: the caller's promises.
     unsafe {
         match block.whole() {
-            true => transpose_of::<true>(block, to),
-            false => transpose_of::<false>(block, to),
+            true => transpose_of::<true>(block, half, first, to),
+            false => transpose_of::<false>(block, half, first, to),
         }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn transpose_of<const WHOLE: bool>(block: Block, to: &mut [f32; SIDE * DEPTH]) {
-    for half in 0..block.columns.div_ceil(16) {
-        for first in [0, 16] {
-            let mut rows = [_mm512_setzero_ps(); 16];
-            for (row, x) in rows.iter_mut().enumerate() {
-                // SAFETY: the caller's promises.
-                *x = unsafe { block.load::<WHOLE>(first + row, half) };
-            }
-            for (row, column) in transposed(rows).into_iter().enumerate() {
-                // SAFETY: 32 rows of 32 elements; this writes 16 of one.
-                unsafe {
-                    _mm512_storeu_ps(to.as_mut_ptr().add((16 * half + row) * 32 + first), column)
-                };
-            }
-        }
-    }
-}
-
-/// The transpose of 16 rows of 16: within lanes of four by pairs of elements and pairs of pairs, then the lanes in the same way.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transposed(x: [__m512; 16]) -> [__m512; 16] {
-    let mut pairs = x;
-    for i in 0..8 {
-        pairs[2 * i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]);
-        pairs[2 * i + 1] = _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
-    }
-    // Row `4 i + j` has, in each lane of four, column `j` of the rows `4 i` to `4 i + 3`.
-    let mut fours = pairs;
+unsafe fn transpose_of<const WHOLE: bool>(
+    block: &Block,
+    half: usize,
+    first: usize,
+    to: &mut [f32; SIDE * DEPTH],
+) {
+    // Within lanes of four first: `fours[j][i]` has, in lane `l`, column `4 l + j` of the rows `4 i` to `4 i + 3`.
+    let mut fours = [[_mm512_setzero_ps(); 4]; 4];
     for i in 0..4 {
-        for j in 0..2 {
-            let (a, b) = (
-                _mm512_castps_pd(pairs[4 * i + j]),
-                _mm512_castps_pd(pairs[4 * i + j + 2]),
-            );
-            fours[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-            fours[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-        }
+        // SAFETY: the caller's promises.
+        let load = |row| unsafe { block.load::<WHOLE>(first + 4 * i + row, half) };
+        let [a, b, c, d] = [load(0), load(1), load(2), load(3)];
+        let pair = |x, y| {
+            [_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y)].map(|x| _mm512_castps_pd(x))
+        };
+        let ([ab, ab_high], [cd, cd_high]) = (pair(a, b), pair(c, d));
+        fours[0][i] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+        fours[1][i] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+        fours[2][i] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high));
+        fours[3][i] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high));
     }
-    let mut out = fours;
-    for j in 0..4 {
-        let [a, b, c, d] = [fours[j], fours[4 + j], fours[8 + j], fours[12 + j]];
+    const EVEN: i32 = 0b10_00_10_00;
+    const ODD: i32 = 0b11_01_11_01;
+    for (j, [a, b, c, d]) in fours.into_iter().enumerate() {
         let (ab_even, ab_odd) = (
-            _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
-            _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
+            _mm512_shuffle_f32x4::<EVEN>(a, b),
+            _mm512_shuffle_f32x4::<ODD>(a, b),
         );
         let (cd_even, cd_odd) = (
-            _mm512_shuffle_f32x4::<0b10_00_10_00>(c, d),
-            _mm512_shuffle_f32x4::<0b11_01_11_01>(c, d),
+            _mm512_shuffle_f32x4::<EVEN>(c, d),
+            _mm512_shuffle_f32x4::<ODD>(c, d),
         );
-        out[j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_even, cd_even);
-        out[4 + j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_odd, cd_odd);
-        out[8 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_even, cd_even);
-        out[12 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_odd, cd_odd);
+        let columns = [
+            _mm512_shuffle_f32x4::<EVEN>(ab_even, cd_even),
+            _mm512_shuffle_f32x4::<EVEN>(ab_odd, cd_odd),
+            _mm512_shuffle_f32x4::<ODD>(ab_even, cd_even),
+            _mm512_shuffle_f32x4::<ODD>(ab_odd, cd_odd),
+        ];
+        for (lane, column) in columns.into_iter().enumerate() {
+            let at = (16 * half + 4 * lane + j) * DEPTH + first;
+            // SAFETY: 32 rows of 32 elements; this writes 16 of one.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr().add(at), column) };
+        }
     }
-    out
 }
 
 /// Which rows of a packed left block hold something that is not finite.

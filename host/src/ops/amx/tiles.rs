@@ -91,24 +91,23 @@ static LAYOUT: Layout = Layout {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// Rows of 32 elements that lie `stride` apart; of interest to caches only, so that they need not be there.
-#[derive(Clone, Copy)]
-pub(super) struct Rows {
-    pub(super) data: *const f32,
-    pub(super) stride: usize,
-}
-
 /// A block of results, row-major.
 #[repr(C, align(64))]
 pub(super) struct Sums(pub(super) [f32; SIDE * SIDE]);
+
+impl Sums {
+    pub(super) const fn new() -> Self {
+        Self([0.0; SIDE * SIDE])
+    }
+}
 
 /// Memory of a tile.
 #[repr(C, align(64))]
 struct Scratch([u8; 1024]);
 
-/// This thread's tiles, set up for [`Tiles::multiply`] while this lives.
+/// This thread's tiles, set up while this lives.
 pub(super) struct Tiles {
-    /// What [`Self::multiply`] writes and nothing reads. Not to be shared among threads, as the set-up belongs to one.
+    /// What [`Self::add`] writes and nothing reads. Not to be shared among threads, as the set-up belongs to one.
     scratch: UnsafeCell<Scratch>,
 }
 
@@ -126,123 +125,134 @@ impl Tiles {
         })
     }
 
-    /// `sums = left right` of a block of 32 by 32, row-major, over `steps` packed blocks of each factor (`super::pack` says how they lie).
-    ///
-    /// Of the nine products of parts the six that matter at the accuracy of `f32` are added, in a fixed order. Meanwhile memory is fetched that will be
-    /// `written` and `read` soon, four rows a step.
-    ///
-    /// # Safety
-    /// `left` and `right` must be valid for reads of `steps * STEP` elements. `steps` must not be 0.
+    /// How often [`Self::add`] calls what is done in between.
+    pub(super) const PAUSES: usize = 6;
+
+    /// Begins the sums of a block of 32 by 32.
     #[inline]
-    pub(super) unsafe fn multiply(
-        &self,
-        left: *const u16,
-        right: *const u16,
-        steps: usize,
-        sums: &mut Sums,
-        written: Rows,
-        read: Rows,
-    ) {
-        // SAFETY: `self` proves that the tiles are set up on this thread, so that a load or a store of a tile touches 16 rows of 64 bytes at its stride: within a packed block,
-        // within the scratch, or four of them side by side and below each other within the sums. The loop runs `steps` times, at least once, and moves on by one packed
-        // block each time.
+    pub(super) fn begin(&self) {
+        // SAFETY: the tiles are set up on this thread. They keep their content up to the last `add` and `end`: no other code here uses them, and the system saves them.
         unsafe {
             asm!(
                 "tilezero tmm0",
                 "tilezero tmm1",
                 "tilezero tmm2",
                 "tilezero tmm3",
-                "2:",
-                // leading by last
-                "tileloadd tmm4, [{a} + {s}*1]",
-                "tileloadd tmm6, [{b} + {s}*1 + 4096]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{a} + {s}*1 + 1024]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm7, [{b} + {s}*1 + 5120]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                // leading by middle
-                "tileloadd tmm6, [{b} + {s}*1 + 2048]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm7, [{b} + {s}*1 + 3072]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                // leading by leading
-                "tileloadd tmm6, [{b} + {s}*1]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm7, [{b} + {s}*1 + 1024]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                // last by leading
-                "tileloadd tmm4, [{a} + {s}*1 + 4096]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a} + {s}*1 + 5120]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                // middle by leading
-                "tileloadd tmm4, [{a} + {s}*1 + 2048]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a} + {s}*1 + 3072]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                // middle by middle
-                "tileloadd tmm6, [{b} + {s}*1 + 2048]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm7, [{b} + {s}*1 + 3072]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "prefetchw [{p}]",
-                "prefetchw [{p} + 64]",
-                "add {p}, {ps}",
-                "prefetchw [{p}]",
-                "prefetchw [{p} + 64]",
-                "add {p}, {ps}",
-                "prefetchw [{p}]",
-                "prefetchw [{p} + 64]",
-                "add {p}, {ps}",
-                "prefetchw [{p}]",
-                "prefetchw [{p} + 64]",
-                "add {p}, {ps}",
-                "prefetcht1 [{q}]",
-                "prefetcht1 [{q} + 64]",
-                "add {q}, {qs}",
-                "prefetcht1 [{q}]",
-                "prefetcht1 [{q} + 64]",
-                "add {q}, {qs}",
-                "prefetcht1 [{q}]",
-                "prefetcht1 [{q} + 64]",
-                "add {q}, {qs}",
-                "prefetcht1 [{q}]",
-                "prefetcht1 [{q} + 64]",
-                "add {q}, {qs}",
-                // Of no use but to keep the way from the tiles to memory awake: after some 0.85 us without a store the next one takes 0.26 us longer.
-                "tilestored [{w} + {s}*1], tmm4",
-                "add {a}, 6144",
-                "add {b}, 6144",
-                "dec {n}",
-                "jnz 2b",
-                "tilestored [{sums} + 2*{s}], tmm0",
-                "tilestored [{sums} + 2*{s} + 64], tmm1",
-                "tilestored [{sums} + 2*{s} + 2048], tmm2",
-                "tilestored [{sums} + 2*{s} + 2112], tmm3",
-                a = inout(reg) left => _,
-                b = inout(reg) right => _,
-                n = inout(reg) steps => _,
-                s = in(reg) 64usize,
-                p = inout(reg) written.data => _,
-                ps = in(reg) 4 * written.stride,
-                q = inout(reg) read.data => _,
-                qs = in(reg) 4 * read.stride,
-                w = in(reg) self.scratch.get(),
+                options(nostack, nomem),
+            );
+        }
+    }
+
+    /// Adds the product of a packed block of each factor (`super::pack` says how they lie).
+    ///
+    /// Of the nine products of parts the six that matter at the accuracy of `f32` are added, in a fixed order. After each of them `between` may do some dozens of other
+    /// instructions, for which the unit does not wait.
+    ///
+    /// # Safety
+    /// `left` and `right` must be valid for reads of `STEP` elements.
+    #[inline(always)]
+    pub(super) unsafe fn add(
+        &self,
+        left: *const u16,
+        right: *const u16,
+        mut between: impl FnMut(),
+    ) {
+        /// Instructions on tiles; `a` and `b` are the packed blocks, `s` the distance of rows, `w` the scratch.
+        macro_rules! tiles {
+            ($($instruction:literal),* $(,)?) => {
+                // SAFETY: the tiles are set up on this thread, so that a load or a store of one touches 16 rows of 64 bytes: 1 kB, within a packed block of six or within the
+                // scratch. Tiles keep their content from one of these to the next: no other code here uses them, and the system saves them.
+                unsafe {
+                    asm!(
+                        $($instruction,)*
+                        "/* {a} {b} {s} {w} */",
+                        a = in(reg) left,
+                        b = in(reg) right,
+                        s = in(reg) 64usize,
+                        w = in(reg) self.scratch.get(),
+                        options(nostack),
+                    )
+                }
+            };
+        }
+        // leading by last
+        tiles!(
+            "tileloadd tmm4, [{a} + {s}*1]",
+            "tileloadd tmm6, [{b} + {s}*1 + 4096]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{a} + {s}*1 + 1024]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tileloadd tmm7, [{b} + {s}*1 + 5120]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+        );
+        between();
+        // leading by middle
+        tiles!(
+            "tileloadd tmm6, [{b} + {s}*1 + 2048]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tileloadd tmm7, [{b} + {s}*1 + 3072]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+        );
+        between();
+        // leading by leading
+        tiles!(
+            "tileloadd tmm6, [{b} + {s}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tileloadd tmm7, [{b} + {s}*1 + 1024]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+        );
+        between();
+        // last by leading
+        tiles!(
+            "tileloadd tmm4, [{a} + {s}*1 + 4096]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{a} + {s}*1 + 5120]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+        );
+        between();
+        // middle by leading
+        tiles!(
+            "tileloadd tmm4, [{a} + {s}*1 + 2048]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{a} + {s}*1 + 3072]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+        );
+        between();
+        // middle by middle
+        tiles!(
+            "tileloadd tmm6, [{b} + {s}*1 + 2048]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tileloadd tmm7, [{b} + {s}*1 + 3072]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            // Of no use but to keep the way from the tiles to memory awake: after some 0.85 us without a store the next one takes 0.26 us longer.
+            "tilestored [{w} + {s}*1], tmm4",
+        );
+        between();
+    }
+
+    /// Writes the sums, row-major.
+    #[inline]
+    pub(super) fn end(&self, sums: &mut Sums) {
+        // SAFETY: as in `add`; the four tiles are side by side and below each other in 32 rows of 128 bytes.
+        unsafe {
+            asm!(
+                "tilestored [{sums} + {s}*1], tmm0",
+                "tilestored [{sums} + {s}*1 + 64], tmm1",
+                "tilestored [{sums} + {s}*1 + 2048], tmm2",
+                "tilestored [{sums} + {s}*1 + 2112], tmm3",
                 sums = in(reg) sums.0.as_mut_ptr(),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                s = in(reg) 128usize,
                 options(nostack),
             );
         }

@@ -159,7 +159,7 @@ impl Stack {
         Ok(latents)
     }
 
-    /// Slot `output`: the pictures to keep in place of the decoded ones, or `None`. `images` are `[N, 3, H, W]` in -1..1; `names`
+    /// Slot `output`: the pictures to keep in place of the decoded ones, or `None`. `images` are `[N, 3, H, W]` in -1..1, `decoded` the same before clamping; `names`
     /// has one for each, without extension.
     ///
     /// # Errors
@@ -170,6 +170,7 @@ impl Stack {
         batch: &Batch,
         latents: &Tensor,
         images: &Tensor,
+        decoded: &Tensor,
         names: &[String],
     ) -> Result<Option<Vec<OutputPicture>>, PluginError> {
         let Some(plugin) = self.only(Slot::Output) else {
@@ -179,6 +180,7 @@ impl Stack {
             batch: bag::export(batch),
             latents: export(latents),
             images: export(images),
+            decoded: Some(export(decoded)),
             names: names.to_vec(),
         };
         let answer = plugin.call::<calls::Output>(scene, message)?;

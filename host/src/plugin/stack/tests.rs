@@ -235,7 +235,8 @@ fn run_all(stack: &mut Stack, desk: &Desk) -> Result<(), PluginError> {
     };
     let drawn = stack.sample_step(&scene, &step, latents.clone())?;
     let names: Vec<String> = (0..8).map(|i| i.to_string()).collect();
-    stack.output(&scene, &begin.batch, &drawn, &zeros(&[8, 3, 2, 2]), &names)?;
+    let images = zeros(&[8, 3, 2, 2]);
+    stack.output(&scene, &begin.batch, &drawn, &images, &images, &names)?;
     stack.save_state(&desk.at(5, Phase::CHECKPOINT))?;
     Ok(())
 }

@@ -87,7 +87,7 @@ pub(super) fn section(run: &Run<'_>) -> Markup {
     }
 }
 
-fn described(images: &Images) -> String {
+pub(super) fn described(images: &Images) -> String {
     let after = images
         .step
         .map(|step| format!(" after {} steps", format::thousands(step)))

@@ -1,6 +1,7 @@
 //! `report.html`: one file that tells what a run did, with its images inside, so that it can be sent to someone who
 //! has nothing else. No script, no external font, light or dark as the reader's system is.
 
+mod estimates;
 mod evaluation;
 mod format;
 mod inputs;
@@ -15,7 +16,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::progress::human_duration;
 use super::summary::{Report, Status};
-use super::{Error, Evaluation, StepMetrics, metrics, plot};
+use super::{Error, Estimates, Evaluation, StepMetrics, metrics, plot};
 use crate::fs::Error as FileError;
 
 /// What the page is made from.
@@ -25,6 +26,8 @@ struct Run<'a> {
     steps: Vec<StepMetrics>,
     /// What `host eval` found, if it was asked.
     evaluation: Option<Evaluation>,
+    /// What it found of depth or normals.
+    estimates: Option<Estimates>,
     /// `run.toml`, empty if missing.
     config: String,
 }
@@ -45,6 +48,7 @@ pub(super) fn render(run_dir: &Path) -> Result<String, Error> {
         report: Report::read(run_dir)?,
         steps: metrics::read(&run_dir.join("metrics.jsonl"))?,
         evaluation: Evaluation::read(run_dir)?,
+        estimates: Estimates::read(run_dir)?,
         config,
     };
     Ok(page(&run)?.into_string())
@@ -53,6 +57,7 @@ pub(super) fn render(run_dir: &Path) -> Result<String, Error> {
 fn page(run: &Run<'_>) -> Result<Markup, Error> {
     let sections = [
         ("samples", "Samples", samples::section(run)),
+        ("estimates", "Estimates", estimates::section(run)),
         ("evaluation", "Evaluation", evaluation::section(run)),
         ("training", "Training", training::section(run)?),
         ("plugins", "Plugins", plugins::section(run)?),

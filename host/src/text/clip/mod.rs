@@ -14,8 +14,8 @@ pub use config::{Activation, ClipConfig};
 
 use super::Error;
 use crate::backbone::{
-    self, Assembly, Embedding, LayerNorm, Linear, ModelFolder, Overlay, Parameter, Pass, Source,
-    write_folder,
+    self, Assembly, Embedding, Initial, LayerNorm, Linear, ModelFolder, Overlay, Parameter, Pass,
+    Source, write_folder,
 };
 use crate::ops;
 
@@ -51,6 +51,19 @@ impl ClipText {
         let config = read_config(dir)?;
         let folder = ModelFolder::open(dir, device, dtype, &full_name)?;
         Ok(Self::load(config, &folder)?)
+    }
+
+    /// One that has learned nothing, for pretraining.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn init(config: ClipConfig, seed: u64) -> std::result::Result<Self, backbone::Error> {
+        let initial = Initial {
+            seed,
+            device: &Device::Cpu,
+            zeros: &|_| false,
+        };
+        Self::load(config, &initial)
     }
 
     /// Builds the model from parameters by transformers' names (`text_model.encoder.layers.0.self_attn.q_proj.weight`).

@@ -2,6 +2,7 @@
 
 mod autoencoder;
 mod module;
+mod pipeline;
 mod text;
 mod tower;
 
@@ -28,6 +29,7 @@ use super::checkpoint::{self, Checkpoint};
 use super::fit::{Ending, Records};
 use super::{Error, Facts, Feed, Parameters, Session, Trainer};
 pub use autoencoder::AutoencoderRecipe;
+pub use pipeline::{PipelineRecipe, make_pipeline};
 pub use text::TextRecipe;
 
 /// A file that says how something is pretrained.
@@ -168,6 +170,7 @@ fn pretrain(
         process,
         encoder: Encoder::Pixels,
         text: None,
+        adapters: Vec::new(),
     };
     let session = Session::new(
         model,

@@ -12,7 +12,7 @@ use super::super::{Ending, Error};
 use super::module::{Loss, Module};
 use super::tower::Tower;
 use super::{Recipe, Sections, resumed};
-use crate::backbone::{Initial, Overlay, Pass};
+use crate::backbone::{Overlay, Pass};
 use crate::cancel::Cancel;
 use crate::config::{DataSection, RunSection, SampleSection, TrainSection};
 use crate::data::{Batch, Dataset};
@@ -137,14 +137,9 @@ impl Pair {
             ..recipe.text_encoder.clone()
         };
         let seed = recipe.train.seed;
-        let initial = Initial {
-            seed,
-            device: &Device::Cpu,
-            zeros: &|_| false,
-        };
         Ok(Self {
             tower: Tower::init(config.hidden_size, seed)?,
-            text: ClipText::load(config, &initial)?,
+            text: ClipText::init(config, seed)?,
             tokenizer,
             scale: Tensor::new(SCALE.1, &Device::Cpu)?,
         })

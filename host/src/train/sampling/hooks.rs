@@ -156,13 +156,14 @@ impl Hooks<'_> {
         let Some(pictures) = &mut self.pictures else {
             return Ok(());
         };
-        let images = decoded(session, latents)?;
+        let decoded = session.encoder.decode(latents)?.to_dtype(DType::F32)?;
+        let images = decoded.clamp(-1f32, 1f32)?;
         let names: Vec<String> = range.clone().map(|image| format!("{image:06}")).collect();
         let scene = session.scene(session.step.get(), Phase::SAMPLE);
         let bag = self.shared.bag.borrow();
         match session
             .stack()?
-            .output(&scene, &bag, latents, &images, &names)?
+            .output(&scene, &bag, latents, &images, &decoded, &names)?
         {
             Some(returned) => pictures.extend(returned),
             None => pictures.push(plain(images)),

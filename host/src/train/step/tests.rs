@@ -69,6 +69,7 @@ fn trainer_of(
         process: Process::new(SchedulerConfig::default(), false).unwrap(),
         encoder: Encoder::Pixels,
         text: None,
+        adapters: Vec::new(),
     };
     let session = Rc::new(Session::new(
         model,
