@@ -24,3 +24,4 @@ mod run_folder;
 mod sampling;
 mod text;
 mod training;
+mod unet;
