@@ -8,6 +8,8 @@ mod bad_plugin;
 mod bad_settings;
 mod bench;
 mod composition;
+mod controlnet;
+mod controlnet_goldens;
 mod e2e_ft;
 mod evaluation;
 mod failures;
