@@ -122,7 +122,7 @@ fn another_kind_of_model_is_refused() {
         "other",
         &[
             "config.json describes a `FluxTransformer2DModel`",
-            "supported backbones: DiTTransformer2DModel",
+            "supported backbones: UNet2DConditionModel, DiTTransformer2DModel",
         ],
     );
     lab.write("other/transformer/config.json", "{ torn");
