@@ -257,7 +257,7 @@ fn check_row(what: &str, found: &Tensor, row: &Tensor, tolerance: f64) {
     };
     let (error, size) = (norm(&|(a, b)| a - b), norm(&|(_, b)| *b));
     assert!(
-        error <= tolerance * size.max(1e-6),
+        error <= tolerance * size.max(0.1),
         "{what}: off by {error:.1e} of {size:.1e}"
     );
 }
