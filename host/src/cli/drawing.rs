@@ -220,7 +220,6 @@ impl DrawingArguments {
             sets: self.sets.clone(),
             plugin_dirs: self.plugin_dirs.clone(),
             adapters: self.adapters.adapters.clone(),
-            ..Overrides::default()
         })
     }
 

@@ -34,6 +34,10 @@ pub mod add_channels;
 pub mod attention;
 pub mod autograd;
 pub mod binary;
+#[cfg_attr(
+    not(all(target_arch = "x86_64", target_os = "linux")),
+    allow(dead_code)
+)]
 pub mod conv2d;
 pub mod gate_residual;
 pub mod geglu;
@@ -58,6 +62,11 @@ mod amx;
 mod elementwise;
 mod fresh;
 mod function;
+// Parts of it serve the tile unit alone.
+#[cfg_attr(
+    not(all(target_arch = "x86_64", target_os = "linux")),
+    allow(dead_code)
+)]
 mod gemm;
 mod simd;
 #[cfg(test)]

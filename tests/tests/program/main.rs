@@ -25,3 +25,4 @@ mod run_folder;
 mod sampling;
 mod text;
 mod training;
+mod unet;

@@ -201,9 +201,9 @@ unsafe fn transpose_of<const WHOLE: bool>(
     first: usize,
     to: &mut [f32; SIDE * DEPTH],
 ) {
-    // Within lanes of four first: `fours[j][i]` has, in lane `l`, column `4 l + j` of the rows `4 i` to `4 i + 3`.
+    // Within lanes of four first: `fours[i][j]` has, in lane `l`, column `4 l + j` of the rows `4 i` to `4 i + 3`.
     let mut fours = [[_mm512_setzero_ps(); 4]; 4];
-    for i in 0..4 {
+    for (i, four) in fours.iter_mut().enumerate() {
         // SAFETY: the caller's promises.
         let load = |row| unsafe { block.load::<WHOLE>(first + 4 * i + row, half) };
         let [a, b, c, d] = [load(0), load(1), load(2), load(3)];
@@ -211,14 +211,17 @@ unsafe fn transpose_of<const WHOLE: bool>(
             [_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y)].map(|x| _mm512_castps_pd(x))
         };
         let ([ab, ab_high], [cd, cd_high]) = (pair(a, b), pair(c, d));
-        fours[0][i] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
-        fours[1][i] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
-        fours[2][i] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high));
-        fours[3][i] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high));
+        *four = [
+            _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
+            _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high)),
+        ];
     }
     const EVEN: i32 = 0b10_00_10_00;
     const ODD: i32 = 0b11_01_11_01;
-    for (j, [a, b, c, d]) in fours.into_iter().enumerate() {
+    for j in 0..4 {
+        let [a, b, c, d] = fours.map(|four| four[j]);
         let (ab_even, ab_odd) = (
             _mm512_shuffle_f32x4::<EVEN>(a, b),
             _mm512_shuffle_f32x4::<ODD>(a, b),

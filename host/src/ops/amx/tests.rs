@@ -9,6 +9,12 @@ fn values(count: usize, seed: u64) -> Vec<f32> {
     Stream::new(seed, "amx").normals(count)
 }
 
+/// Numbers as memory that a product writes.
+fn memory(numbers: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: the layout is one, and a product only ever writes numbers.
+    unsafe { &mut *(std::ptr::from_mut(numbers) as *mut [MaybeUninit<f32>]) }
+}
+
 /// Both factors row-major, the result too.
 fn run(
     left: &[f32],
@@ -18,17 +24,14 @@ fn run(
     scale: f32,
     threads: Threads,
 ) -> Vec<f32> {
-    let mut out: Vec<MaybeUninit<f32>> = match start {
-        Some(start) => start.iter().map(|&x| MaybeUninit::new(x)).collect(),
-        None => vec![MaybeUninit::new(f32::NAN); m * n],
-    };
+    let mut out = start.map_or_else(|| vec![f32::NAN; m * n], <[f32]>::to_vec);
     let begin = match start {
         Some(_) => Start::Current,
         None => Start::Zero,
     };
     let (left, right) = (Matrix::new(left, m, k), Matrix::new(right, k, n));
     product(
-        &mut out,
+        memory(&mut out),
         n,
         left,
         Right::Stored(right),
@@ -36,9 +39,7 @@ fn run(
         scale,
         threads,
     );
-    out.into_iter()
-        .map(|x| unsafe { x.assume_init() })
-        .collect()
+    out
 }
 
 /// The same by the definition, in `f64`; and, element by element, the sum of the magnitudes of what is added.
@@ -218,10 +219,10 @@ fn starts_and_scales_are_honoured() {
             &|i| start[i],
         );
         // Rows that lie apart, of which what is between stays.
-        let mut out = vec![MaybeUninit::new(7.0); m * (n + 3)];
+        let mut out = vec![7.0; m * (n + 3)];
         let (left, right) = (Matrix::new(&left, m, k), Matrix::new(&right, k, n));
         product(
-            &mut out,
+            memory(&mut out),
             n + 3,
             left,
             Right::Stored(right),
@@ -229,10 +230,6 @@ fn starts_and_scales_are_honoured() {
             -0.7,
             Threads::One,
         );
-        let out: Vec<f32> = out
-            .into_iter()
-            .map(|x| unsafe { x.assume_init() })
-            .collect();
         let rows: Vec<f32> = out
             .chunks_exact(n + 3)
             .flat_map(|row| row[..n].to_vec())
@@ -275,12 +272,16 @@ fn factors_of_any_strides_give_the_same_bits() {
             })
         };
         let multiply = |left: Matrix<'_>, right: Right<'_>| {
-            let mut out = vec![MaybeUninit::new(f32::NAN); m * n];
-            product(&mut out, n, left, right, Start::Zero, 1.0, Threads::One);
-            let out: Vec<f32> = out
-                .into_iter()
-                .map(|x| unsafe { x.assume_init() })
-                .collect();
+            let mut out = vec![f32::NAN; m * n];
+            product(
+                memory(&mut out),
+                n,
+                left,
+                right,
+                Start::Zero,
+                1.0,
+                Threads::One,
+            );
             assert!(out == expected, "{size:?}");
         };
         let rights = layouts(&right, [k, n]);
