@@ -270,7 +270,7 @@ fn captions_lie_beside_images_or_are_one_for_all_and_those_without_are_named() {
     assert_eq!(captions(&bare), [None, Some("a red cone".to_owned()), None]);
     let error = check_captions(&bare).unwrap_err().to_string();
     assert!(
-        error.contains("2 of the 3 items") && error.contains("a.png for one"),
+        error.contains("2 of 3 images") && error.contains("a.png for one"),
         "{error}"
     );
     let filled = open(Some("a cone"));
