@@ -51,11 +51,15 @@ fn trainer_with(
     trainable: &str,
     plugin: Option<(Slot, serde_json::Value)>,
 ) -> Trainer {
-    let backbone = lively(DitConfig {
+    trainer_of(dit(), settings, trainable, plugin)
+}
+
+/// A DiT with a label for every class of the scenes.
+fn dit() -> Backbone {
+    lively(DitConfig {
         num_embeds_ada_norm: 16,
         ..tiny()
-    });
-    trainer_of(backbone, settings, trainable, plugin)
+    })
 }
 
 fn trainer_of(
@@ -186,7 +190,7 @@ fn gradients_with_layers(
 
 #[test]
 fn checkpointed_gradients_are_those_of_a_plain_pass_with_plugins_in_the_blocks() {
-    check_checkpointing(&|| lively(tiny()));
+    check_checkpointing(&dit);
     check_checkpointing(&tiny_unet);
 }
 
