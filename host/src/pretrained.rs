@@ -321,7 +321,11 @@ pub fn open(
         Some(folder) => Encoder::Vae(Arc::new(Vae::open(&folder, device)?)),
         None => Encoder::Pixels,
     };
-    let backbone = backbone.of_latents(encoder.latent_channels());
+    let backbone = match encoder.is_pixels() && !backbone.info().in_channels.is_multiple_of(3) {
+        // Latents without their autoencoder, as a measurement takes them.
+        true => backbone,
+        false => backbone.of_latents(encoder.latent_channels()),
+    };
     let process = Process::new(config, backbone.info().learned_variance)?;
     let text = match path.and_then(text::pipeline) {
         Some(pipeline) if backbone.info().cross_attention.is_some() => {

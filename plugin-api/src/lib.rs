@@ -134,7 +134,7 @@ pub use plugin::{Plugin, StoredTensor};
 pub use plugin_api_derive::Settings;
 pub use services::{
     AdapterFile, AdapterUpdates, BackboneInfo, BlockCopy, CacheEntry, Init, LayerInfo, LayerKind,
-    LayerUpdate, Model, ProcessInfo, RunInfo, SampleRequest,
+    LayerUpdate, Model, ProcessInfo, RunInfo, SampleRequest, Weights,
 };
 pub use settings::Settings;
 pub use tensor::{Conv2d, D, Dim, Dims, Operand, Tensor};

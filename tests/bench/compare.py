@@ -2,6 +2,7 @@
 
     cargo build --release
     python tests/bench/compare.py [--host target/release/host] [--model dit-s2] [--batch 8] [--rounds 3] [--threads 1 2] [--modes lora full]
+    python tests/bench/compare.py --model sd15 --modes lora --batch 1 --size 32 --steps 3
 
 Needs what peer.py needs in the Python that runs it. Every round runs both sides one after the other, so that whatever slows the machine down slows
 both; a ratio is that of one round, and the table has the middle ratio of all rounds and the numbers of the middle round. Nothing else should run
@@ -94,7 +95,7 @@ def main():
     kept = []
     try:
         # Once for all: both sides then read the same files, and no measured process writes them.
-        peer(args, "full", max(args.threads), "--save", folder)
+        peer(args, args.modes[0], max(args.threads), "--save", folder)
         print("| what trains | threads | quantity | ours | PyTorch | ratio |\n|---|---|---|---|---|---|")
         for mode in args.modes:
             for threads in args.threads:

@@ -3,9 +3,10 @@
 torch 2.13.0, diffusers 0.42.1, peft 0.21.2. Prints one line of JSON, whose keys `host bench --json` has too:
 
     python tests/bench/peer.py --model dit-s2 --mode lora --batch 8 --threads 1 --steps 5 [--save DIR]
+    python tests/bench/peer.py --model sd15 --mode lora --batch 1 --threads 1 --steps 3 [--save DIR]
 
 With --save DIR the backbone is left as a diffusers folder and the inputs of all steps as DIR/inputs.safetensors, which `host bench --backbone DIR --inputs
-DIR/inputs.safetensors` takes. The steps are AdamW at learning rate 1e-4 without decay, on the squared error of the noise.
+DIR/inputs.safetensors` takes. Models: DiTs, and the UNet in the shape of Stable Diffusion 1.5 (`sd15`; `unet-tiny` is a small one); all weights are random. The steps are AdamW at learning rate 1e-4 without decay, on the squared error of the noise.
 """
 
 import argparse
@@ -17,7 +18,12 @@ import time
 BEGAN = time.perf_counter()
 
 # name: blocks, heads of 64
-MODELS = {"dit-tiny": (4, 3), "dit-s2": (12, 6), "dit-b2": (12, 12)}
+DITS = {"dit-tiny": (4, 3), "dit-s2": (12, 6), "dit-b2": (12, 12)}
+# name: channels of each level, width of the text's tokens
+UNETS = {"unet-tiny": ([32, 64, 128, 128], 64), "sd15": ([320, 640, 1280, 1280], 768)}
+MODELS = [*DITS, *UNETS]
+TOKENS = 77
+CLASSES = 1000
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
@@ -34,33 +40,32 @@ def arguments():
     return parser.parse_args()
 
 
-def make_inputs(torch, args, classes):
+def make_inputs(torch, args):
     """What every step works on, the first included; the same for the same seed."""
     generator = torch.Generator().manual_seed(1)
     shape = (args.batch, 4, args.size, args.size)
     for _ in range(args.steps + 1):
-        yield {
+        given = {
             "latents": torch.randn(shape, generator=generator),
             "noise": torch.randn(shape, generator=generator),
             "timesteps": torch.randint(0, 1000, (args.batch,), generator=generator),
-            "class_labels": torch.randint(0, classes, (args.batch,), generator=generator),
         }
+        if args.model in DITS:
+            given["class_labels"] = torch.randint(0, CLASSES, (args.batch,), generator=generator)
+        else:
+            given["encoder_hidden_states"] = torch.randn((args.batch, TOKENS, UNETS[args.model][1]), generator=generator)
+        yield given
 
 
-def main():
-    args = arguments()
-    # Before the libraries are loaded: they look once.
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)
-    import torch
-    from diffusers import DDPMScheduler, DiTTransformer2DModel
-    from peft import LoraConfig, inject_adapter_in_model
-    from safetensors.torch import save_file
+def make_net(args):
+    """The network, its part of a pipeline, and the process it is trained with."""
+    from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
 
-    torch.set_num_threads(args.threads)
-    imported = time.perf_counter()
-
-    torch.manual_seed(0)
-    blocks, heads = MODELS[args.model]
+    if args.model in UNETS:
+        channels, text = UNETS[args.model]
+        net = UNet2DConditionModel(sample_size=args.size, block_out_channels=channels, cross_attention_dim=text)
+        return net, "unet", DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    blocks, heads = DITS[args.model]
     net = DiTTransformer2DModel(
         num_attention_heads=heads,
         attention_head_dim=64,
@@ -69,12 +74,28 @@ def main():
         num_layers=blocks,
         sample_size=args.size,
         patch_size=2,
-        num_embeds_ada_norm=1000,
+        num_embeds_ada_norm=CLASSES,
     )
-    scheduler = DDPMScheduler(beta_schedule="linear")
+    return net, "transformer", DDPMScheduler(beta_schedule="linear")
+
+
+def main():
+    args = arguments()
+    # Before the libraries are loaded: they look once.
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)
+    import torch
+    import diffusers  # noqa: F401, so that loading it is told from building the network
+    from peft import LoraConfig, inject_adapter_in_model
+    from safetensors.torch import save_file
+
+    torch.set_num_threads(args.threads)
+    imported = time.perf_counter()
+
+    torch.manual_seed(0)
+    net, part, scheduler = make_net(args)
     built = time.perf_counter() - imported
     if args.save:
-        net.save_pretrained(os.path.join(args.save, "transformer"))
+        net.save_pretrained(os.path.join(args.save, part))
         scheduler.save_pretrained(os.path.join(args.save, "scheduler"))
     again = time.perf_counter()
     if args.mode == "lora":
@@ -85,7 +106,7 @@ def main():
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
     built += time.perf_counter() - again
 
-    inputs = list(make_inputs(torch, args, 1000))
+    inputs = list(make_inputs(torch, args))
     if args.save:
         tensors = {f"step{step}.{name}": tensor for step, given in enumerate(inputs) for name, tensor in given.items()}
         save_file(tensors, os.path.join(args.save, "inputs.safetensors"))
@@ -95,7 +116,8 @@ def main():
         worked.append(time.process_time())
         begin = time.perf_counter()
         noisy = scheduler.add_noise(given["latents"], given["noise"], given["timesteps"])
-        prediction = net(noisy, timestep=given["timesteps"], class_labels=given["class_labels"]).sample[:, :4]
+        told = {name: given[name] for name in ("class_labels", "encoder_hidden_states") if name in given}
+        prediction = net(noisy, timestep=given["timesteps"], **told).sample[:, :4]
         loss = torch.nn.functional.mse_loss(prediction, given["noise"])
         optimizer.zero_grad()
         loss.backward()

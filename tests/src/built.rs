@@ -22,6 +22,8 @@ pub(crate) fn host() -> &'static Path {
             "-p",
             "host",
             "-p",
+            "controlnet",
+            "-p",
             "diff_tuning",
             "-p",
             "e2e_ft",

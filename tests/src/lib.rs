@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod built;
+pub mod formula;
 mod lab;
 mod library;
 mod material;

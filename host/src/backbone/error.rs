@@ -19,6 +19,24 @@ pub enum Error {
         /// The file names tried, for the message.
         looked_for: String,
     },
+    /// A copy of more or fewer blocks than there are.
+    #[error(
+        "the backbone has {there} residual sites, of which 1 to {there} can be covered, not {asked}"
+    )]
+    Sites {
+        /// How many were asked for.
+        asked: usize,
+        /// How many there are.
+        there: usize,
+    },
+    /// A copy of a part of a UNet's way down.
+    #[error("a UNet is copied whole, with its {there} residual sites, not {asked} of them")]
+    PartOfUnet {
+        /// How many sites were asked for.
+        asked: usize,
+        /// How many there are.
+        there: usize,
+    },
     /// A configuration without weights beside it.
     #[error("{} has a config.json but no weights: looked for {looked_for}", dir.display())]
     NoWeights {

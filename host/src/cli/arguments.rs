@@ -263,6 +263,6 @@ fn adapter_argument(text: &str) -> Result<AdapterArgument, std::convert::Infalli
     text.parse()
 }
 
-fn plugin_argument(text: &str) -> Result<PluginArgument, std::convert::Infallible> {
+pub(super) fn plugin_argument(text: &str) -> Result<PluginArgument, std::convert::Infallible> {
     text.parse()
 }

@@ -1,16 +1,16 @@
 //! What `host sample` and `host eval` share: whose weights draw, and how.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{ArgGroup, Args, ValueEnum};
 use toml::Value;
 
-use super::arguments::{AdapterChoice, Flags, whole};
+use super::arguments::{AdapterChoice, Flags, plugin_argument, whole};
 use super::failure::Failure;
 use super::prepare::plugins_of;
 use super::threads;
-use crate::config::{Overrides, Resolved, Sampler, Spacing, resolve};
+use crate::config::{Overrides, PluginArgument, Resolved, Sampler, Spacing, resolve};
 use crate::data::Dataset;
 use crate::pretrained;
 use crate::train::folder::RUN_FILE;
@@ -19,6 +19,7 @@ use crate::train::from_run::{Saved, classes_of, open_inputs};
 /// Whose weights draw, and how. What is not given is as in the run's `[sample]` section.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("model").args(["run", "backbone"]))]
+#[command(group = ArgGroup::new("with_plugins").args(["run", "plugins"]).multiple(true))]
 pub(super) struct DrawingArguments {
     /// The folder of a run
     #[arg(long, value_name = "DIR")]
@@ -28,6 +29,12 @@ pub(super) struct DrawingArguments {
     pub(super) backbone: Option<PathBuf>,
     #[command(flatten)]
     adapters: AdapterChoice,
+    /// A plugin to draw with as it begins, before any training, such as a ControlNet that others trained (controlnet.from); may be repeated
+    #[arg(long = "plugin", value_name = "NAME|PATH", value_parser = plugin_argument, conflicts_with = "run")]
+    plugins: Vec<PluginArgument>,
+    /// Set a key of the run file or a setting of a plugin otherwise than the run had it, such as a strength; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    sets: Vec<String>,
     /// The classes to draw in turn, numbers or names, separated by commas [default: all]
     #[arg(long, value_name = "CLASS", value_delimiter = ',')]
     class: Vec<String>,
@@ -72,7 +79,7 @@ pub(super) struct DrawingArguments {
     checkpoint: Option<u64>,
     /// What to draw from, for plugins that begin with pictures (sources, masks, references): a folder or table of images, or scenes:DOMAIN
     /// [default: the run's data]
-    #[arg(long, value_name = "DATA", requires = "run")]
+    #[arg(long, value_name = "DATA", requires = "with_plugins")]
     input: Option<String>,
     /// Look for the run's plugins in this folder first; may be repeated
     #[arg(long = "plugin-dir", value_name = "DIR")]
@@ -95,7 +102,7 @@ pub(super) enum Inputs {
 pub(super) struct Chosen {
     /// The configuration.
     pub(super) resolved: Resolved,
-    /// Which of a run's weights; none for a backbone alone.
+    /// Which plugins, and which of a run's weights; none for a backbone alone.
     pub(super) saved: Option<Saved>,
     /// Names of the model's classes, where it has some.
     pub(super) names: Vec<String>,
@@ -113,21 +120,21 @@ impl DrawingArguments {
     /// pictures to draw from, where such are given, and else as many as the run file says.
     pub(super) fn resolve(&self, count: Option<i64>, unsaid: Inputs) -> Result<Chosen, Failure> {
         let mut resolved = resolve(&self.overrides(count)?)?;
-        let saved = match &self.run {
-            Some(folder) => {
-                let inputs = self.inputs(&resolved, folder, unsaid)?;
+        let saved = match self.run.is_some() || !self.plugins.is_empty() {
+            true => {
+                let inputs = self.inputs(&resolved, unsaid)?;
                 if let (Some(inputs), Some(_), None) = (&inputs, &self.input, count) {
                     resolved.config.sample.count = inputs.len();
                 }
                 Some(Saved {
-                    folder: folder.clone(),
+                    folder: self.run.clone(),
                     plan: plugins_of(&mut resolved)?,
                     step: self.checkpoint,
                     averaged: !self.no_ema,
                     inputs,
                 })
             }
-            None => None,
+            false => None,
         };
         let (names, classes) = self.classes(&mut resolved)?;
         Ok(Chosen {
@@ -142,7 +149,6 @@ impl DrawingArguments {
     fn inputs(
         &self,
         resolved: &Resolved,
-        run: &Path,
         unsaid: Inputs,
     ) -> Result<Option<Arc<dyn Dataset>>, Failure> {
         let mut config = resolved.config.clone();
@@ -154,7 +160,11 @@ impl DrawingArguments {
             }
             (None, _) => return Ok(None),
         };
-        Ok(Some(open_inputs(&config, &source, &classes_of(run))?))
+        let classes = match &self.run {
+            Some(folder) => classes_of(folder),
+            None => Vec::new(),
+        };
+        Ok(Some(open_inputs(&config, &source, &classes)?))
     }
 
     /// The run's own run file, under what was given here.
@@ -206,9 +216,10 @@ impl DrawingArguments {
         Ok(Overrides {
             config,
             flags: flags.0,
+            plugins: self.plugins.clone(),
+            sets: self.sets.clone(),
             plugin_dirs: self.plugin_dirs.clone(),
             adapters: self.adapters.adapters.clone(),
-            ..Overrides::default()
         })
     }
 

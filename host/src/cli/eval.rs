@@ -240,9 +240,19 @@ impl Arguments {
             (None, Some(path)) => path.display().to_string(),
             (None, None) => "the embedded backbone".to_owned(),
         };
+        // Plugins as they begin; those of a run are the run's.
+        let plugins: Vec<&str> = (chosen.saved.iter())
+            .filter(|saved| saved.folder.is_none())
+            .flat_map(|saved| &saved.plan.composition.plugins)
+            .map(|member| member.id.as_str())
+            .collect();
+        let with = match plugins.is_empty() {
+            true => String::new(),
+            false => format!(" with {}", plugins.join(", ")),
+        };
         let classes = config.sample.classes.clone();
         Images {
-            description: format!("{count} images of {whose}"),
+            description: format!("{count} images of {whose}{with}"),
             step: drawn.step,
             averaged: chosen.saved.as_ref().map(|saved| saved.averaged),
             sample: Some(SampleSection {

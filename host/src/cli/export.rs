@@ -70,6 +70,8 @@ enum What {
     Peft,
     /// The adapter as kohya and LyCORIS have it
     Kohya,
+    /// A ControlNet as diffusers has it: config.json and diffusion_pytorch_model.safetensors
+    Controlnet,
 }
 
 pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing, Failure> {
@@ -89,7 +91,7 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
     arguments.check_place(&resolved)?;
     let saved = Saved {
         inputs: None,
-        folder: arguments.run.clone(),
+        folder: Some(arguments.run.clone()),
         plan: plugins_of(&mut resolved)?,
         step: arguments.checkpoint,
         averaged: !arguments.no_ema,
@@ -101,6 +103,7 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
         What::Diffusers => Target::Adapter(Format::Diffusers),
         What::Peft => Target::Adapter(Format::Peft),
         What::Kohya => Target::Adapter(Format::Kohya),
+        What::Controlnet => Target::Networks,
     };
     let exported = export_run(
         &resolved,
@@ -171,7 +174,9 @@ impl Arguments {
 fn is_export(folder: &Path) -> bool {
     let written = |folder: &Path| {
         let formats = [Format::Diffusers, Format::Peft, Format::Kohya].map(Format::file);
-        let mut names = formats.iter().chain(&["model_index.json"]);
+        let mut names = formats
+            .iter()
+            .chain(&["model_index.json", "diffusion_pytorch_model.safetensors"]);
         names.any(|name| folder.join(name).is_file())
     };
     let Ok(entries) = std::fs::read_dir(folder) else {

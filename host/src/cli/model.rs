@@ -1,6 +1,6 @@
 //! `host model`: what a checkpoint is, and its raw network on inputs from a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use clap::{Args, Subcommand, ValueEnum};
@@ -13,7 +13,7 @@ use super::threads;
 use crate::adapter::{Report, read_all};
 use crate::backbone::forward_file::{InputsFile, forward_file, write_outputs, write_prediction};
 use crate::backbone::{Backbone, Inspection, LayerKind, Pass, inspect};
-use crate::config::Precision;
+use crate::config::{Precision, hub};
 use crate::encode::Vae;
 use crate::pretrained::{inspect_adapters, vae_folder};
 use crate::text::{self, ClipText, TextEncoders};
@@ -28,8 +28,8 @@ pub(super) enum Command {
 /// Print a backbone's architecture, parameters and adaptable layers
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
-    /// A diffusers folder (pipeline root, its transformer/ or its unet/), or an original DiT .pt or .safetensors file
-    #[arg(value_name = "DIR")]
+    /// A diffusers folder (pipeline root, its transformer/ or its unet/), an original DiT .pt or .safetensors file, or a whole Stable Diffusion in one .safetensors or .ckpt file
+    #[arg(value_name = "DIR", value_parser = located)]
     backbone: PathBuf,
     #[command(flatten)]
     adapters: AdapterChoice,
@@ -48,8 +48,8 @@ pub(super) struct Inspect {
 /// and of each encoder `last_hidden_state`, `penultimate_hidden_state` and `pooled` (projected where it projects), with `_2` for the second.
 #[derive(Debug, Args)]
 pub(super) struct Forward {
-    /// A diffusers folder (pipeline root, its transformer/ or its unet/), or an original DiT .pt or .safetensors file
-    #[arg(long, value_name = "DIR")]
+    /// A diffusers folder (pipeline root, its transformer/ or its unet/), an original DiT .pt or .safetensors file, or a whole Stable Diffusion in one .safetensors or .ckpt file
+    #[arg(long, value_name = "DIR", value_parser = located)]
     backbone: PathBuf,
     /// The part of the pipeline to run
     #[arg(long, value_name = "PART", default_value = "denoiser")]
@@ -81,6 +81,11 @@ enum Component {
     VaeDecode,
     /// The text encoders
     Text,
+}
+
+/// The path of a backbone, also of one that is named as on the Hugging Face Hub.
+fn located(text: &str) -> Result<PathBuf, String> {
+    hub::located(Path::new(text)).map_err(|error| error.to_string())
 }
 
 pub(super) fn run(command: &Command) -> Result<Listing, Failure> {

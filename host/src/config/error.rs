@@ -15,6 +15,16 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// A model of the Hugging Face Hub that is not on this machine.
+    #[error("`{name}` is not in the cache at {}, and the host downloads nothing: run `{command}` first", cache.display())]
+    NotCached {
+        /// The name as given.
+        name: String,
+        /// Where it was looked for.
+        cache: PathBuf,
+        /// What downloads it.
+        command: String,
+    },
     /// The file cannot be written.
     #[error(transparent)]
     Write(#[from] crate::fs::Error),

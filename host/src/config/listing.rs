@@ -72,7 +72,16 @@ mod tests {
         assert_eq!(
             keys,
             [
-                "source", "size", "flip", "count", "seed", "workers", "columns"
+                "source",
+                "size",
+                "flip",
+                "count",
+                "seed",
+                "workers",
+                "columns",
+                "caption",
+                "bucketing",
+                "cache_latents"
             ]
         );
     }

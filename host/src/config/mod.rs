@@ -8,6 +8,7 @@ pub mod check;
 pub mod choices;
 pub mod compare;
 pub mod error;
+pub mod hub;
 pub mod layers;
 mod listing;
 mod plugin_list;

@@ -11,6 +11,7 @@ use crate::plugin::discover::parse_choice;
 use super::adapter_list::{self, AdapterArgument};
 use super::check::check_ranges;
 use super::error::Error;
+use super::hub;
 use super::layers::{Assignment, Layers, Origin, Origins, shown};
 use super::listing::ordered;
 use super::plugin_list::Plugins;
@@ -154,7 +155,7 @@ pub fn resolve(overrides: &Overrides) -> Result<Resolved, Error> {
     config.plugin_dir = plugin_dirs;
     shorten_warmup(&mut config.train, &origins);
     check_ranges(&config.data, &config.train, &config.sample, &origins)?;
-    fill_in(&mut config);
+    fill_in(&mut config)?;
     Ok(Resolved { config, origins })
 }
 
@@ -228,6 +229,7 @@ fn anchor_paths<T: Default + Serialize + DeserializeOwned>(layers: &mut Layers<T
     for (section, key) in [("run", "out"), ("backbone", "path"), ("data", "source")] {
         if let Some(Value::String(text)) = layers.get_mut(section, key)
             && !is_scenes(text)
+            && !hub::is_name(text)
             && !text.is_empty()
         {
             *text = base.join(&*text).to_string_lossy().into_owned();
@@ -236,7 +238,7 @@ fn anchor_paths<T: Default + Serialize + DeserializeOwned>(layers: &mut Layers<T
 }
 
 /// Names the run and its folder, and makes every path absolute, so that the written file means the same from anywhere.
-fn fill_in(config: &mut RunFile) {
+fn fill_in(config: &mut RunFile) -> Result<(), Error> {
     if config.run.name.is_empty() {
         let handles: Vec<_> = config.plugin.iter().map(PluginEntry::handle).collect();
         config.run.name = if handles.is_empty() {
@@ -267,7 +269,9 @@ fn fill_in(config: &mut RunFile) {
         config.run.out = Path::new("runs").join(folder);
     }
     config.run.out = absolute(&config.run.out);
-    config.backbone.path = config.backbone.path.as_deref().map(absolute);
+    if let Some(path) = &config.backbone.path {
+        config.backbone.path = Some(absolute(&hub::located(path)?));
+    }
     if !is_scenes(&config.data.source) {
         config.data.source = absolute(Path::new(&config.data.source))
             .to_string_lossy()
@@ -281,6 +285,7 @@ fn fill_in(config: &mut RunFile) {
             .to_string_lossy()
             .into_owned();
     }
+    Ok(())
 }
 
 pub(super) fn absolute(path: &Path) -> PathBuf {

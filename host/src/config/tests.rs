@@ -225,7 +225,7 @@ fn unknown_names_are_refused_with_what_was_meant() {
     );
     check_set(
         "train.learning=1",
-        "unknown key `train.learning` in --set; known: steps, batch_size, accumulation, lr, betas, eps, weight_decay, clip, schedule, warmup_steps, final_ratio, ema_decay, weighting, weighting_gamma, noise_offset, label_dropout, variational_bound, gradient_checkpointing, trainable, checkpoint_every, keep_checkpoints, seed, threads, tensorboard",
+        "unknown key `train.learning` in --set; known: steps, batch_size, accumulation, lr, betas, eps, weight_decay, clip, schedule, warmup_steps, final_ratio, ema_decay, weighting, weighting_gamma, noise_offset, label_dropout, caption_dropout, variational_bound, gradient_checkpointing, trainable, checkpoint_every, keep_checkpoints, seed, threads, tensorboard",
     );
     check_set(
         "diff_tunning.ratio=1",

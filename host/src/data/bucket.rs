@@ -11,16 +11,19 @@ pub(super) fn sizes(side: usize, multiple: usize) -> Vec<Size> {
     let mut sizes: Vec<Size> = heights
         .skip_while(|&height| height < least)
         .take_while(|&height| height <= most)
-        .filter_map(|height| {
+        .flat_map(|height| {
             let width = (side * side / height).min(most) / multiple * multiple;
-            (width >= least && width > 0).then_some(Size { height, width })
+            let lying = Size {
+                height: width,
+                width: height,
+            };
+            [Size { height, width }, lying]
         })
+        .filter(|size| size.height.min(size.width) >= least)
+        .chain([Size::square(side)])
         .collect();
-    let square = Size::square(side);
-    if !sizes.contains(&square) {
-        sizes.push(square);
-    }
     sizes.sort_by(|a, b| (a.shape().total_cmp(&b.shape())).then(a.height.cmp(&b.height)));
+    sizes.dedup();
     sizes
 }
 

@@ -28,6 +28,14 @@ pub enum ColumnKind {
     Depth,
 }
 
+/// Whether a column of this name holds hints, which lie on their image pixel by pixel.
+pub(super) fn is_hint(name: &str) -> bool {
+    name == "hint"
+        || name.starts_with("hint_")
+        || name.ends_with("_hint")
+        || name == "conditioning_image"
+}
+
 /// Names of a batch that a column cannot take.
 const TAKEN: [&str; 9] = [
     "images",

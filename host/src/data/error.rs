@@ -170,15 +170,13 @@ pub enum Error {
     },
     /// Images without captions, where the backbone is conditioned on text.
     #[error(
-        "the backbone is conditioned on text, but {missing} of the {count} items of {dataset} have no caption, {first} for one; write NAME.txt beside NAME.png or `text` into the lines of metadata.jsonl, or give those without one data.caption"
+        "the backbone is conditioned on text, but {missing} of {dataset} have no caption, {first} for one; write NAME.txt beside NAME.png or `text` into the lines of metadata.jsonl, or give those without one data.caption"
     )]
     NoCaptions {
         /// The dataset, described.
         dataset: String,
         /// How many items have none.
         missing: usize,
-        /// How many items there are.
-        count: usize,
         /// The first of them.
         first: String,
     },

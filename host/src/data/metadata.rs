@@ -7,7 +7,7 @@ use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageFormat, ImageReader};
 use serde_json::{Map, Value};
 
-use super::column::{ColumnKind, check_name};
+use super::column::{ColumnKind, check_name, is_hint};
 use super::labels::Labels;
 use super::{Error, instead};
 
@@ -219,7 +219,7 @@ impl Place<'_> {
         ))
     }
 
-    /// Depth and normals are of their image's pixels. A mask of another shape than its image would be cropped elsewhere. A picture of another shape may be meant
+    /// Depth, normals and hints are of their image's pixels. A mask of another shape than its image would be cropped elsewhere. A picture of another shape may be meant
     /// (a reference is a picture of its own), so that is told once. What cannot be read is told by whoever needs it.
     fn fits(
         &self,
@@ -229,7 +229,8 @@ impl Place<'_> {
         picture: &str,
         told: &mut bool,
     ) -> Result<(), Error> {
-        if !kind.is_measured() && kind != ColumnKind::Mask && *told {
+        let hint = is_hint(name);
+        if !kind.is_measured() && !hint && kind != ColumnKind::Mask && *told {
             return Ok(());
         }
         let (Some((image, _)), Some((other, colours))) = (
@@ -245,7 +246,7 @@ impl Place<'_> {
             "{}x{} and its image {}x{}",
             other.0, other.1, image.0, image.1
         );
-        if kind.is_measured() && image != other {
+        if (kind.is_measured() || hint) && image != other {
             return Err(self.wrong(
                 line.number,
                 format_args!(

@@ -331,7 +331,6 @@ pub fn check_captions(dataset: &dyn Dataset) -> Result<(), Error> {
         Some((missing, first)) => Err(Error::NoCaptions {
             dataset: dataset.describe(),
             missing,
-            count: dataset.len(),
             first: first.to_owned(),
         }),
     }

@@ -113,6 +113,11 @@ pub struct AdapterFile {
 }
 
 impl AdapterFile {
+    /// Whether it is a network of its own, such as a ControlNet, under the name that diffusers gives a model's weights: not something to merge.
+    pub fn is_network(&self) -> bool {
+        self.file.rsplit('/').next() == Some("diffusion_pytorch_model.safetensors")
+    }
+
     /// The tensors as the file holds them: each in the shape that the format wants.
     ///
     /// # Errors
@@ -140,8 +145,21 @@ pub struct AdapterRead {
     pub other_parts: usize,
 }
 
-/// A copy of backbone blocks, as the session keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A copy of backbone blocks that a plugin asks for.
+#[derive(Clone, Debug)]
+pub struct CopyRequest {
+    /// Its parameters are called `PLUGIN.NAME.KEY`.
+    pub name: String,
+    /// How many residual sites to cover; `None` is what is usual for the architecture.
+    pub sites: Option<usize>,
+    /// Whether it trains.
+    pub trainable: bool,
+    /// Values to begin at, by the backbone's keys; the rest begins at the backbone's own.
+    pub values: BTreeMap<String, Tensor>,
+}
+
+/// A copy of backbone blocks, as its plugin is told of it.
+#[derive(Clone, Debug)]
 pub struct BlockCopyInfo {
     /// Its number.
     pub copy: u64,
@@ -151,6 +169,19 @@ pub struct BlockCopyInfo {
     pub features: Vec<usize>,
     /// Shape of the input embedding without the batch.
     pub hint: Vec<usize>,
+    /// Its parameters by the backbone's keys.
+    pub parameters: BTreeMap<String, Tensor>,
+    /// The `config.json` of the backbone.
+    pub config: String,
+}
+
+/// What a model folder or a weights file holds.
+#[derive(Clone, Debug, Default)]
+pub struct WeightsRead {
+    /// Tensors by the names they are stored under.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// The configuration beside them.
+    pub config: Option<String>,
 }
 
 /// A cache folder.
@@ -211,8 +242,8 @@ services! {
     fn denoise(model: Model, latents: &Tensor, timesteps: &Tensor, batch: &Batch) -> Tensor;
     /// Pictures `[count, 3, H, W]` f32 in -1..1, or latents; no gradients.
     fn sample(request: SampleRequest) -> Tensor;
-    /// A copy of the blocks before the first `sites` residual sites; `None` is what is usual for the architecture.
-    fn copy_blocks(name: &str, sites: Option<usize>, trainable: bool) -> BlockCopyInfo;
+    /// A copy of the blocks that lead up to the backbone's first residual sites.
+    fn copy_blocks(request: CopyRequest) -> BlockCopyInfo;
     /// A pass through such a copy: its output at each covered site.
     fn run_blocks(copy: u64, latents: &Tensor, timesteps: &Tensor, batch: &Batch, hint: Option<&Tensor>) -> Vec<Tensor>;
     /// The cache folder of a key; the host adds the plugin's id and the backbone's fingerprint to it.
@@ -243,6 +274,8 @@ services! {
     fn adapter(file: AdapterFile) -> ();
     /// What an adapter file holds for the backbone's layers.
     fn read_adapter(path: PathBuf) -> AdapterRead;
+    /// The tensors of a model folder or a weights file, without gradient.
+    fn read_weights(path: PathBuf) -> WeightsRead;
     /// A request to end training after this step.
     fn stop(reason: &str) -> ();
 }

@@ -172,7 +172,7 @@ pub enum Error {
     },
     /// A run of which nothing can be merged into a network.
     #[error(
-        "nothing of this run merges into a network ({plugins}); take what it left in its adapter/ folder"
+        "nothing of this run merges into a network ({plugins}); take what it left in its adapter/ folder, or a ControlNet by --format controlnet"
     )]
     NothingMerges {
         /// The files of its plugins.
@@ -183,6 +183,14 @@ pub enum Error {
     NothingToRewrite {
         /// Why, for each file.
         reasons: String,
+    },
+    /// A run that trained no ControlNet or the like.
+    #[error(
+        "the run has no network of its own to write, such as a ControlNet (its plugins: {plugins}); take another --format"
+    )]
+    NoNetwork {
+        /// The ids of its plugins.
+        plugins: String,
     },
     /// A plugin failed.
     #[error(transparent)]

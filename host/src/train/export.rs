@@ -53,14 +53,15 @@ pub(super) fn adapter(run: &Path, session: &Session, dtype: DType) -> Result<(),
     })
 }
 
-/// Writes a file that a plugin declared, with its texts. Layers that all blocks share are written for each, as the readers of these formats know them.
+/// Writes a file that a plugin declared, with its texts. Layers that all blocks share are written for each, as the readers of these formats know them;
+/// a network of its own has its own names.
 pub(super) fn declared_file(
     dir: &Path,
     file: &AdapterFile,
     session: &Session,
 ) -> Result<(), Error> {
     let depth = match session.backbone.info() {
-        info if info.shared_embedders => info.depth,
+        info if info.shared_embedders && !file.is_network() => info.depth,
         _ => 1,
     };
     let tensors = spread::tensors(&file.written()?, depth);

@@ -1,5 +1,6 @@
 //! Samples of a run that stands in its folder, or of a backbone alone: what `host sample` does.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,11 +26,11 @@ use super::{
     Drawing, Error, Facts, Parameters, Session, Subjects, Weights, draw_pictures, inputs, trainer,
 };
 
-/// Which of a run's saved weights to draw with, and from what.
+/// Which plugins and which of a run's saved weights to draw with, and from what.
 #[derive(Clone)]
 pub struct Saved {
-    /// The run folder; it may have been moved.
-    pub folder: PathBuf,
+    /// The run folder, which may have been moved; none for plugins as they begin, before any training.
+    pub folder: Option<PathBuf>,
     /// The plugins of its configuration.
     pub plan: plugins::Resolved,
     /// Steps done in the checkpoint to take; none is the newest.
@@ -65,7 +66,7 @@ impl Drawn {
     }
 }
 
-/// Draws what the configuration's `[sample]` asks for: with a run's saved weights, or without any with the configuration's backbone alone.
+/// Draws what the configuration's `[sample]` asks for: with a run's saved weights, with plugins as they begin, or with the configuration's backbone alone.
 /// `classes` are drawn in turn where the section names none, and captions of the run's data where it names no prompts.
 ///
 /// # Errors
@@ -82,9 +83,7 @@ pub fn draw_saved(
     let facts = pretrained::inspect(config.backbone.path.as_deref())?;
     facts.check_conditioning()?;
     // Looked for before the backbone loads, which takes longest.
-    let place = saved
-        .map(|saved| find(&saved.folder, saved.step))
-        .transpose()?;
+    let place = saved.map(place_of).transpose()?.flatten();
     let model = pretrained::open(
         config.backbone.path.as_deref(),
         &config.adapter,
@@ -100,7 +99,7 @@ pub fn draw_saved(
         classes: classes.to_vec(),
         captions: Vec::new(),
     };
-    let (Some(saved), Some(place)) = (saved, place) else {
+    let Some(saved) = saved else {
         let session = session(
             resolved,
             None,
@@ -122,7 +121,7 @@ pub fn draw_saved(
         session,
         overlay,
         step,
-    } = restored(resolved, saved, &place, model, progress, cancel)?;
+    } = restored(resolved, saved, place.as_deref(), model, progress, cancel)?;
     let data = match &saved.inputs {
         Some(inputs) => Some(inputs.clone()),
         // Most plugins need none, and the data may be gone.
@@ -141,7 +140,8 @@ pub fn draw_saved(
     if let Some(data) = &data {
         inputs::give(&mut drawing, &**data, &config.sample, &session)?;
     }
-    drawn(&session, &Weights::Current(overlay), drawing, Some(step))
+    let step = place.map(|_| step);
+    drawn(&session, &Weights::Current(overlay), drawing, step)
 }
 
 fn drawn(
@@ -181,7 +181,7 @@ pub(super) fn restore(
     cancel: &Cancel,
 ) -> Result<Restored, Error> {
     // Looked for before the backbone loads, which takes longest.
-    let place = find(&saved.folder, saved.step)?;
+    let place = place_of(saved)?;
     let backbone = &resolved.config.backbone;
     let model = pretrained::open(
         backbone.path.as_deref(),
@@ -190,22 +190,31 @@ pub(super) fn restore(
         backbone.dtype.into(),
     )?
     .placing(backbone.positions.into());
-    restored(resolved, saved, &place, model, progress, cancel)
+    restored(resolved, saved, place.as_deref(), model, progress, cancel)
 }
 
 fn restored(
     resolved: &Resolved,
     saved: &Saved,
-    place: &Path,
+    place: Option<&Path>,
     model: Pretrained,
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Restored, Error> {
-    let checkpoint = Checkpoint::load(place, model.backbone.device())?;
-    let step = checkpoint.state.step;
-    let mut values = checkpoint.parameters;
-    if saved.averaged {
-        values.extend(checkpoint.ema);
+    let checkpoint = place
+        .map(|place| Checkpoint::load(place, model.backbone.device()))
+        .transpose()?;
+    let (mut step, mut values, mut states) = (0, BTreeMap::new(), Vec::new());
+    // Before training nothing of the backbone has anything in its place.
+    let mut trainable = Some(Vec::new());
+    if let Some(checkpoint) = checkpoint {
+        step = checkpoint.state.step;
+        values = checkpoint.parameters;
+        if saved.averaged {
+            values.extend(checkpoint.ema);
+        }
+        states = checkpoint.plugins;
+        trainable = selections(&resolved.config.train.trainable);
     }
     let session = session(
         resolved,
@@ -216,17 +225,10 @@ fn restored(
         cancel,
     );
     let mut stack = Stack::load(&saved.plan, &session.scene(step, Phase::BUILD))?;
-    trainer::prepare(
-        &session,
-        &mut stack,
-        selections(&resolved.config.train.trainable).as_deref(),
-        step,
-    )?;
-    stack.load_state(
-        &session.scene(step, Phase::CHECKPOINT),
-        &checkpoint.plugins,
-        false,
-    )?;
+    trainer::prepare(&session, &mut stack, trainable.as_deref(), step)?;
+    if place.is_some() {
+        stack.load_state(&session.scene(step, Phase::CHECKPOINT), &states, false)?;
+    }
     let overlay = session.overlay();
     session.backbone.check_overlay(&overlay)?;
     session.begin(stack);
@@ -270,7 +272,13 @@ pub fn classes_of(folder: &Path) -> Vec<String> {
         .unwrap_or_default()
 }
 
-/// The folder of the checkpoint asked for.
+/// The folder of the checkpoint asked for; none before any training.
+fn place_of(saved: &Saved) -> Result<Option<PathBuf>, Error> {
+    let find = |folder: &PathBuf| find(folder, saved.step);
+    saved.folder.as_ref().map(find).transpose()
+}
+
+/// The folder of a run's checkpoint.
 fn find(folder: &Path, step: Option<u64>) -> Result<PathBuf, Error> {
     let steps = checkpoint::steps(folder);
     let Some(&newest) = steps.last() else {
@@ -307,7 +315,8 @@ fn session(
         batch_size: train.batch_size,
         accumulation: train.accumulation,
         classes: saved
-            .map(|saved| classes_of(&saved.folder))
+            .and_then(|saved| saved.folder.as_deref())
+            .map(classes_of)
             .unwrap_or_default(),
         plugins: members.iter().map(|member| member.id.clone()).collect(),
         ..Facts::default()

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod cache;
 pub mod checkpoint;
 mod conditioning;
+mod copies;
 mod error;
 mod export;
 mod feed;

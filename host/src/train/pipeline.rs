@@ -30,6 +30,8 @@ pub enum Target {
     },
     /// The adapter that the run trained, in a format of others.
     Adapter(Format),
+    /// The networks of their own that the run trained, such as a ControlNet.
+    Networks,
 }
 
 /// What was written.
@@ -72,6 +74,7 @@ pub fn export_run(
             resolved.config.backbone.path.as_deref(),
         ),
         Target::Adapter(format) => adapters(dir, &session, format),
+        Target::Networks => networks(dir, &session),
     })?;
     Ok(Exported {
         step,
@@ -174,6 +177,9 @@ fn updates(
     file: &AdapterFile,
     session: &Session,
 ) -> Result<Result<Vec<LayerUpdate>, String>, Error> {
+    if file.is_network() {
+        return Ok(Err("it is a network of its own".to_owned()));
+    }
     let staged = tempfile::tempdir()
         .map_err(|error| fs::Error::io("create", std::env::temp_dir(), error))?;
     let name = Path::new(&file.file).file_name().unwrap_or_default();
@@ -370,6 +376,31 @@ fn adapters(dir: &Path, session: &Session, format: Format) -> Result<Told, Error
         }
     }
     Ok((merged, Vec::new()))
+}
+
+/// Writes the run's networks of their own, each plugin's in a folder of its own where there are several.
+fn networks(dir: &Path, session: &Session) -> Result<Told, Error> {
+    let declared = session.adapters.borrow();
+    let networks: Vec<_> = declared
+        .iter()
+        .filter(|(_, file)| file.is_network())
+        .collect();
+    if networks.is_empty() {
+        return Err(Error::NoNetwork {
+            plugins: session.facts.plugins.join(", "),
+        });
+    }
+    let several = networks.len() > 1;
+    let mut written = Vec::new();
+    for (plugin, file) in networks {
+        let dir = match several {
+            true => dir.join(plugin),
+            false => dir.to_path_buf(),
+        };
+        export::declared_file(&dir, file, session)?;
+        written.push(format!("the network of plugin `{plugin}`"));
+    }
+    Ok((written, Vec::new()))
 }
 
 /// Updates of layers that all blocks share, for every block.

@@ -275,6 +275,7 @@ fn session(
             .map(|member| member.id.clone())
             .collect(),
         rates: rates(config, &job.plan),
+        gradient_checkpointing: train.gradient_checkpointing,
         folder: Some(job.resolved.out().to_path_buf()),
     };
     let parameters = match resumed {

@@ -7,11 +7,11 @@ use candle_core::Tensor;
 use plugin_api::{BackboneInfo, Error, LayerInfo, LayerKind, Model, ProcessInfo, RunInfo};
 
 use crate::adapter::{AdapterWeights, LayerUpdate, Matched};
-use crate::backbone;
-use crate::data::Batch;
+use crate::backbone::{self, Input};
+use crate::data::{Batch, Size};
 use crate::plugin::services::{
-    AdapterFile, AdapterRead, Answer, CacheFolder, Caller, Draw, Formula, ParameterRequest,
-    SampleRequest, Services,
+    AdapterFile, AdapterRead, Answer, BlockCopyInfo, CacheFolder, Caller, CopyRequest, Draw,
+    Formula, ParameterRequest, SampleRequest, Services, WeightsRead,
 };
 use crate::plugin::stack::NetworkInput;
 use crate::plugin::tensor_ops::dtype_code;
@@ -228,6 +228,38 @@ impl Services for Session {
                 .map_err(Error::msg),
             false => Ok(images),
         }
+    }
+
+    fn copy_blocks(&self, caller: &Caller<'_>, request: CopyRequest) -> Answer<BlockCopyInfo> {
+        self.still_preparing(&request.name)?;
+        self.copy_front(caller.plugin, request)
+    }
+
+    fn run_blocks(
+        &self,
+        caller: &Caller<'_>,
+        copy: u64,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        batch: &Batch,
+        hint: Option<&Tensor>,
+    ) -> Answer<Vec<Tensor>> {
+        let (count, _, height, width) = latents.dims4().map_err(Error::msg)?;
+        let conditioning = self
+            .conditioning(batch, count, Size { height, width })
+            .map_err(Error::msg)?;
+        let input = Input {
+            latents,
+            timesteps,
+            conditioning: &conditioning,
+        };
+        self.run_copy(caller.plugin, copy, &input, hint)
+    }
+
+    fn read_weights(&self, _: &Caller<'_>, path: PathBuf) -> Answer<WeightsRead> {
+        let (tensors, config) =
+            backbone::read_weights(&path, self.backbone.device()).map_err(Error::msg)?;
+        Ok(WeightsRead { tensors, config })
     }
 
     fn cache_open(&self, caller: &Caller<'_>, key: &str) -> Answer<CacheFolder> {

@@ -23,6 +23,7 @@ use crate::report::{Profiler, Progress};
 use crate::text::TextEncoders;
 
 use super::Error;
+use super::copies::BlockCopy;
 use super::parameters::Parameters;
 use super::replay::TrainingReplay;
 use super::scales::{Adapted, Scales};
@@ -50,6 +51,8 @@ pub struct Facts {
     pub plugins: Vec<String>,
     /// Peak learning rates of the plugins that have one of their own, by their names in this run.
     pub rates: BTreeMap<String, f64>,
+    /// Whether blocks keep no activations for the backward pass.
+    pub gradient_checkpointing: bool,
     /// The run folder; none when nothing is to be written.
     pub folder: Option<PathBuf>,
 }
@@ -80,6 +83,8 @@ pub struct Session {
     pub streams: RefCell<Streams>,
     /// Tensors in place of backbone weights that do not train.
     pub fixed: RefCell<Overlay>,
+    /// Copies of the backbone's first blocks that plugins made.
+    pub(super) copies: RefCell<Vec<BlockCopy>>,
     /// Factors of layers' outputs that train.
     pub scales: RefCell<Scales>,
     /// What plugins measured in this step.
@@ -126,6 +131,7 @@ impl Session {
             parameters: RefCell::new(parameters),
             streams: RefCell::new(streams),
             fixed: RefCell::default(),
+            copies: RefCell::default(),
             scales: RefCell::default(),
             metrics: RefCell::default(),
             adapters: RefCell::default(),

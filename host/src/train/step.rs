@@ -164,8 +164,11 @@ impl Trainer {
             .then(|| TrainingReplay::new(session.clone(), self.overlay.clone(), self.done));
         let output = {
             let _time = session.profiler.phase(Time::Forward);
+            // With what the network is told, dropped labels and all: a network that a plugin runs beside it must be told the same.
+            let mut told = batch.clone();
+            told.tensors.extend(conditioning.tensors.clone());
             let at = NetworkInput {
-                batch: &batch,
+                batch: &told,
                 noisy_latents: &noisy_latents,
                 timesteps: &timesteps,
                 latents: Some(&latents),

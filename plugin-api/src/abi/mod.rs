@@ -34,4 +34,4 @@ pub const ABI_MAJOR: u32 = 1;
 
 /// Minor version of the boundary: grows by one whenever an operation, a slot, a service or a table function is appended.
 /// A plugin runs in every host whose minor is at least the one its manifest states as needed.
-pub const ABI_MINOR: u32 = 1;
+pub const ABI_MINOR: u32 = 2;

@@ -54,10 +54,10 @@ message! {
         pub latents: Tensor,
         /// Decoded pictures, `[N, 3, H, W]` f32, clamped to -1..1.
         pub images: Tensor,
-        /// The same before clamping; missing from a host of ABI minor 1 or below.
-        pub decoded: Option<Tensor>,
         /// A name for each sample: its number within the whole request, six digits.
         pub names: Vec<String>,
+        /// The pictures before clamping; missing from a host that is older than this field.
+        pub decoded: Option<Tensor>,
     }
 }
 

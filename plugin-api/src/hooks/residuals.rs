@@ -18,7 +18,7 @@ pub trait ResidualsHook {
 message! {
     /// What is known before a pass of the network.
     pub struct ResidualsIn {
-        /// The batch; in sampling the bag that `sample_begin` left, with the conditioning of this pass.
+        /// The batch, or in sampling the bag that `sample_begin` left, with the conditioning of this pass.
         pub batch: Batch,
         /// What the network sees, after `denoiser_input`, `[B, C, h, w]`.
         pub input: Tensor,

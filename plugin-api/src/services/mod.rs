@@ -10,6 +10,7 @@ mod parameters;
 mod process;
 mod random;
 mod read_adapter;
+mod read_weights;
 mod run;
 mod sampling;
 
@@ -24,6 +25,7 @@ pub use parameters::{Init, InitMessage, NameIn, ParameterIn, StandInIn};
 pub use process::{ProcessIn, ProcessInfo};
 pub use random::{Random, RandomIn};
 pub use read_adapter::{AdapterUpdates, LayerUpdate, ReadAdapterIn};
+pub use read_weights::{ReadWeightsIn, Weights};
 pub use run::{ArtifactIn, MetricIn, Nothing, ProgressIn, RunInfo, StopIn};
 pub use sampling::{SampleIn, SampleOut, SampleRequest};
 
@@ -146,4 +148,6 @@ services! {
     ReadAdapter = 29 "read_adapter" since 1: ReadAdapterIn => AdapterUpdates;
     /// A weight of the backbone as it is now.
     CurrentWeight = 30 "current_weight" since 1: NameIn => TensorOut;
+    /// The tensors of a model folder or a weights file.
+    ReadWeights = 31 "read_weights" since 2: ReadWeightsIn => Weights;
 }

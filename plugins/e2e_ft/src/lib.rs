@@ -17,7 +17,7 @@ mod widen;
 use plugin_api::hooks::{
     BatchHook, DenoiserInputHook, DenoiserInputIn, Encoding, NoiseHook, NoiseIn, ObjectiveHook,
     ObjectiveIn, OutputHook, OutputIn, Picture, PrepareHook, SampleBegin, SampleBeginHook,
-    TimestepsHook, TimestepsIn,
+    SavedState, StateHook, TimestepsHook, TimestepsIn,
 };
 use plugin_api::{
     Batch, DType, Error, Host, Plugin, Result, StoredTensor, Tensor, bail, export_plugin,
@@ -42,7 +42,12 @@ pub struct E2eFt {
     noise: Noise,
     /// What a model that is told captions is told of every picture, by name: the encodings of no words, `[1, ..]`.
     empty_prompt: Vec<(String, StoredTensor)>,
+    /// Whether the estimate rises with depth, as a running mean of the signs of the scales that the loss found: it takes either way round.
+    direction: f64,
 }
+
+/// What a step leaves of the running mean of [`E2eFt`]'s direction.
+const DIRECTION_KEPT: f64 = 0.9;
 
 impl Plugin for E2eFt {
     type Settings = E2eFtSettings;
@@ -78,6 +83,7 @@ impl Plugin for E2eFt {
             settings,
             noise,
             empty_prompt: Vec::new(),
+            direction: 0.0,
         })
     }
 }
@@ -100,6 +106,15 @@ impl E2eFt {
             task, depth_range, ..
         } = self.settings;
         Truth::read(task, batch.get(task.column())?, depth_range, host)
+    }
+
+    /// Notes which way round the estimates of a batch are.
+    fn turn(&mut self, depth: &Tensor, truth: &Tensor, valid: &Tensor) -> Result<()> {
+        let scales: Vec<f64> = loss::alignment(depth, truth, valid)?.0.to_vec()?;
+        let sign = |scale: &f64| if *scale == 0.0 { 0.0 } else { scale.signum() };
+        let mean = scales.iter().map(sign).sum::<f64>() / scales.len().max(1) as f64;
+        self.direction = DIRECTION_KEPT * self.direction + (1.0 - DIRECTION_KEPT) * mean;
+        Ok(())
     }
 
     /// Tells the model of no class and of no words, whatever the data say: the estimate depends on the picture alone.
@@ -230,7 +245,11 @@ impl ObjectiveHook for E2eFt {
         let latents = host.to_x0(&at.prediction, &at.noisy_latents, &at.timesteps)?; // [B, C, h, w]
         let picture = host.decode(&latents)?; // [B, 3, H, W]
         match self.settings.task {
-            Task::Depth => loss::scale_and_shift_invariant(&loss::depth(&picture)?, truth, valid),
+            Task::Depth => {
+                let depth = loss::depth(&picture)?; // [B, 1, H, W]
+                self.turn(&depth.detach()?, truth, valid)?;
+                loss::scale_and_shift_invariant(&depth, truth, valid)
+            }
             Task::Normals => loss::angular(&loss::normals(&picture)?, truth, valid),
         }
     }
@@ -275,7 +294,8 @@ impl OutputHook for E2eFt {
         Ok(match self.settings.task {
             Task::Depth => {
                 let share = |depth: Tensor| depth.affine(0.5, 0.5);
-                let depth = share(loss::depth(decoded)?)?; // [N, 1, H, W]
+                let way = if self.direction < 0.0 { -1.0 } else { 1.0 };
+                let depth = share(loss::depth(decoded)?.affine(way, 0.0)?)?; // [N, 1, H, W]
                 let truth = truth
                     .map(|truth| share(truth.narrow(1, 0, 1)?))
                     .transpose()?;
@@ -297,6 +317,22 @@ impl OutputHook for E2eFt {
     }
 }
 
+impl StateHook for E2eFt {
+    const REVISION: u32 = 1;
+
+    fn save(&mut self) -> Result<Vec<u8>> {
+        Ok(self.direction.to_le_bytes().to_vec())
+    }
+
+    fn load(&mut self, state: SavedState, _host: &Host) -> Result<()> {
+        let bytes = state.bytes.try_into();
+        let bytes =
+            bytes.map_err(|_| Error::msg("e2e_ft's saved state is not eight bytes long"))?;
+        self.direction = f64::from_le_bytes(bytes);
+        Ok(())
+    }
+}
+
 export_plugin!(
-    E2eFt: Prepare, Batch, Timesteps, Noise, DenoiserInput, Objective, SampleBegin, Output
+    E2eFt: Prepare, Batch, Timesteps, Noise, DenoiserInput, Objective, SampleBegin, Output, State
 );

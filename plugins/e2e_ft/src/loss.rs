@@ -45,6 +45,17 @@ pub fn scale_and_shift_invariant(
     truth: &Tensor,
     valid: &Tensor,
 ) -> Result<Tensor> {
+    let (scale, shift) = alignment(estimate, truth, valid)?;
+    let [p, t, m] = [estimate, truth, valid].map(|tensor| tensor.to_dtype(DType::F64));
+    let left = (((p? * scale)? + shift)? - t?)?.abs()?; // [B, 1, H, W]
+    pooled(&left, &m?)?.to_dtype(DType::F32)
+}
+
+/// The scale and the shift of each image's least squares, 0 for a system without a single solution: `[B, 1, 1, 1]` f64 each.
+///
+/// # Errors
+/// Tensors of different shapes.
+pub fn alignment(estimate: &Tensor, truth: &Tensor, valid: &Tensor) -> Result<(Tensor, Tensor)> {
     // The determinant is a small difference of large sums.
     let [p, t, m] = [estimate, truth, valid].map(|tensor| tensor.to_dtype(DType::F64));
     let (p, t, m) = (p?, t?, m?);
@@ -62,8 +73,7 @@ pub fn scale_and_shift_invariant(
     };
     let scale = solution(((&a_11 * &b_0)? - (&a_01 * &b_1)?)?)?; // [B, 1, 1, 1]
     let shift = solution(((&a_00 * &b_1)? - (&a_01 * &b_0)?)?)?;
-    let left = (((p * scale)? + shift)? - t)?.abs()?; // [B, 1, H, W]
-    pooled(&left, &m)?.to_dtype(DType::F32)
+    Ok((scale, shift))
 }
 
 /// The angle between estimated and true normals, `acos(clamp(estimate . truth, -1, 1))` in radians, over the valid pixels.

@@ -7,8 +7,8 @@ use e2e_ft::truth::{Truth, shrunk};
 use e2e_ft::{CONTEXT, E2eFt, Task, VALID};
 use plugin_api::hooks::{
     BatchHook, DenoiserInputHook, DenoiserInputIn, Encoding, NoiseHook, NoiseIn, ObjectiveHook,
-    ObjectiveIn, OutputHook, OutputIn, PrepareHook, SampleBegin, SampleBeginHook, TimestepsHook,
-    TimestepsIn,
+    ObjectiveIn, OutputHook, OutputIn, PrepareHook, SampleBegin, SampleBeginHook, SavedState,
+    StateHook, TimestepsHook, TimestepsIn,
 };
 use plugin_api::services::{self, BatchOut, LayersOut, RunInfo, TensorOut};
 use plugin_api::testing::TestHost;
@@ -477,4 +477,60 @@ fn estimates_come_in_16_bits_and_in_colours_and_the_truth_beside_them() {
     assert!((last - 1.0 / 3f32.sqrt()).abs() < 1e-4, "{last}");
     batch.tensors.remove("depth");
     assert_eq!(output("{}", &batch).len(), 2);
+}
+
+#[test]
+fn an_estimate_that_learnt_to_fall_with_depth_is_turned_round_when_it_is_shown_also_after_a_resume()
+{
+    let host = host();
+    let mut plugin: E2eFt = host.build("{}").unwrap();
+    let batch = plugin.batch(batch(&host), &host).unwrap();
+    let shown = |plugin: &mut E2eFt| {
+        let decoded = Tensor::from_slice(
+            &[-1.0f32, 0.0, 0.5, 1.0].repeat(3),
+            [1, 3, SIDE, SIDE],
+            &host,
+        );
+        let decoded = decoded.unwrap();
+        let at = OutputIn {
+            batch: Batch::new(),
+            latents: decoded.clone(),
+            images: decoded.clone(),
+            decoded: Some(decoded),
+            names: Vec::new(),
+        };
+        values(&plugin.output(&at, &host).unwrap()[1].images)
+    };
+    assert_eq!(shown(&mut plugin), [0.0, 0.5, 0.75, 1.0]);
+    // The truth rises from 0.2 to 0.8; the test host's estimate is the prediction turned round.
+    let rising = Tensor::from_slice(
+        &[0.1f32, 0.2, 0.0, 0.4].repeat(6),
+        [2, 3, SIDE, SIDE],
+        &host,
+    );
+    let rising = rising.unwrap().affine(1e-4, 0.0).unwrap();
+    let none = rising.zeros_like().unwrap();
+    let at = ObjectiveIn {
+        batch,
+        latents: none.clone(),
+        noise: none.clone(),
+        timesteps: Tensor::from_slice(&[999u32, 999], [2], &host).unwrap(),
+        noisy_latents: none.clone(),
+        prediction: rising,
+        target: none,
+        loss_mask: None,
+    };
+    plugin.objective(&at, &host).unwrap();
+    assert_eq!(shown(&mut plugin), [1.0, 0.5, 0.25, 0.0]);
+
+    let bytes = plugin.save().unwrap();
+    let revision = E2eFt::REVISION;
+    let mut resumed: E2eFt = host.build("{}").unwrap();
+    resumed.load(SavedState { bytes, revision }, &host).unwrap();
+    assert_eq!(shown(&mut resumed), [1.0, 0.5, 0.25, 0.0]);
+    let short = SavedState {
+        bytes: vec![1],
+        revision,
+    };
+    resumed.load(short, &host).unwrap_err();
 }

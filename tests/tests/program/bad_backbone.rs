@@ -111,17 +111,22 @@ fn a_configuration_that_does_not_match_the_weights_names_the_first_tensor_and_bo
 #[test]
 fn another_kind_of_model_is_refused() {
     let lab = Lab::new();
-    reconfigured(&lab, "unet", "_class_name", json!("UNet2DConditionModel"));
+    reconfigured(
+        &lab,
+        "other",
+        "_class_name",
+        json!("FluxTransformer2DModel"),
+    );
     check(
         &lab,
-        "unet",
+        "other",
         &[
-            "config.json describes a `UNet2DConditionModel`",
-            "supported backbones: DiTTransformer2DModel",
+            "config.json describes a `FluxTransformer2DModel`",
+            "supported backbones: UNet2DConditionModel, DiTTransformer2DModel",
         ],
     );
-    lab.write("unet/transformer/config.json", "{ torn");
-    check(&lab, "unet", &["cannot read", "config.json"]);
+    lab.write("other/transformer/config.json", "{ torn");
+    check(&lab, "other", &["cannot read", "config.json"]);
 }
 
 #[test]

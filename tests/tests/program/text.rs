@@ -158,11 +158,28 @@ fn diff_tuning_remembers_what_prompts_draw_and_trains_them_without_text() {
 }
 
 #[test]
+fn a_canvas_of_pictures_is_told_a_caption_as_one_picture_is() {
+    let lab = Lab::of_text();
+    let canvas = "--data scenes:studio --set data.count=4 --set data.columns={source=\"edges\"} --plugin one_pic";
+    let run = |steps: usize, further: &str| {
+        let line = RUN.replace("--data captioned", canvas);
+        lab.host(&format!("{line} {LORA} --steps {steps} {further}"))
+            .done()
+    };
+    run(4, "--out whole");
+    run(2, "--out halves");
+    run(4, "--out halves --resume");
+    assert_eq!(lab.checkpoint("whole", 4), lab.checkpoint("halves", 4));
+    let of = |prompt: &str| drawn(&lab, &["--run", "whole", "--prompt", prompt]);
+    assert_ne!(of("a red cone"), of("a blue sphere"));
+}
+
+#[test]
 fn what_a_text_model_lacks_is_said_before_anything_is_made() {
     let lab = Lab::of_text();
     std::fs::remove_file(lab.path("captioned/2.txt")).unwrap();
     lab.host(&format!("{RUN} --steps 1 --out run"))
-        .refused(2, &["1 of the 4 items", "2.png", "data.caption"]);
+        .refused(2, &["1 of 4 images", "2.png", "data.caption"]);
     assert!(!lab.path("run").exists());
     lab.host_with(
         &format!("{RUN} --steps 1 --out filled --set sample.count=0 --set")

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::super::ldm::{Catalog, Shapes};
 use super::super::{Error, Source};
-use super::locate::{Found, locate};
+use super::locate::{Found, locate, weights_in};
 use super::{Container, Part};
 
 /// The weights of one model, read onto a device in the type to compute in.
@@ -65,6 +65,35 @@ impl ModelFolder {
             dtype,
         })
     }
+}
+
+/// Every tensor of a model folder or of a weights file, as stored, and the text of the `config.json` in the folder or beside the file.
+///
+/// # Errors
+/// When there is nothing, a folder has no `config.json` or no weights, or a file cannot be read.
+pub(crate) fn read_weights(
+    path: &Path,
+    device: &Device,
+) -> Result<(BTreeMap<String, Tensor>, Option<String>), Error> {
+    let (files, config) = match path.is_dir() {
+        true => (weights_in(path)?, path.join("config.json")),
+        false => (vec![path.to_owned()], path.with_file_name("config.json")),
+    };
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { path, source }
+    };
+    let config = match config.is_file() {
+        true => Some(std::fs::read_to_string(&config).map_err(io(&config))?),
+        false => None,
+    };
+    let container = Container::open(&files)?;
+    let mut tensors = BTreeMap::new();
+    for name in container.shapes().into_keys() {
+        let tensor = container.load(&name)?.to_device(device)?;
+        tensors.insert(name, tensor);
+    }
+    Ok((tensors, config))
 }
 
 impl Source for ModelFolder {

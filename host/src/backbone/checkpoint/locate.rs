@@ -76,7 +76,7 @@ fn no_config(dir: &Path) -> Error {
 }
 
 /// One file, or the shards an index names. Full precision wins over variants (`fp16`), safetensors over pickles.
-fn weights_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn weights_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let named = |ending: &str| {
         let files = STEMS.map(|stem| dir.join(format!("{stem}.{ending}")));
         files.into_iter().find(|file| file.is_file())

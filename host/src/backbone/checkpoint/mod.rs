@@ -17,7 +17,7 @@ use locate::{Found, locate};
 use pt::PickleFile;
 use safetensors::SafetensorsFiles;
 
-pub(crate) use folder::ModelFolder;
+pub(crate) use folder::{ModelFolder, read_weights};
 pub(crate) use names::Part;
 pub(crate) use write::{DIFFUSION_WEIGHTS, write_folder};
 

@@ -15,12 +15,19 @@ pub(crate) use fit::{POSITION_TABLE, fit};
 pub(crate) use init::init;
 pub(crate) use layout::{Sharing, copies_of_shared, every_copy, layers, parameters};
 
+use super::front::hinted;
 use super::layers::{Builder, LayerInfo, Linear, PatchEmbed, add_in_f32};
-use super::{Error, Input, ModelInfo, Pass, Positions, Source};
+use super::{Error, Front, Input, ModelInfo, Pass, Positions, Source};
 use crate::ops;
 use block::{Block, NORM_EPS};
 use embed::{ConditionEmbedder, checked_labels, position_table, timestep_features};
 use fit::check_stored_positions;
+
+/// How the names of the blocks' parameters begin.
+const BLOCKS: &str = "transformer_blocks.";
+
+/// How the names of the patch embedding's parameters begin.
+const PATCH_EMBED: &str = "pos_embed.proj.";
 
 /// A diffusion transformer with frozen weights.
 #[derive(Debug)]
@@ -40,6 +47,18 @@ pub(crate) struct Dit {
 
 /// A network, its adaptable layers, and its parameters in order.
 type Loaded = (Dit, Vec<LayerInfo>, Vec<(String, Tensor)>);
+
+/// What the blocks of one pass are told.
+struct Told {
+    /// Rows and columns of patches.
+    grid: (usize, usize),
+    /// The timesteps' sinusoids, `[B, 256]`.
+    features: Tensor,
+    /// The classes, u32 `[B]`.
+    labels: Tensor,
+    /// What block 0's embedder makes of them, `[B, D]`.
+    first: Tensor,
+}
 
 impl Dit {
     /// Builds the network after checking that the source holds exactly what the configuration asks for.
@@ -101,9 +120,66 @@ impl Dit {
         input: &Input<'_>,
         pass: &Pass<'_>,
     ) -> candle_core::Result<Tensor> {
+        self.check_residuals(pass)?;
+        let (mut hidden, told) = self.embed(input, pass)?;
+        for index in 0..self.blocks.len() {
+            hidden = self.block(index, hidden, &told, pass)?; // [B, T, D]
+            if let Some(residual) = pass
+                .residuals
+                .and_then(|residuals| residuals[index].as_ref())
+            {
+                hidden = add_residual(&hidden, residual, index)?; // [B, T, D]
+            }
+        }
+
+        // The last layer is conditioned by block 0's embedder.
+        let modulation = self.proj_out_1.forward(&told.first, pass)?.chunk(2, 1)?; // 2 x [B, D]
+        let hidden = ops::layer_norm_modulate(&hidden, &modulation[0], &modulation[1], NORM_EPS)?; // [B, T, D]
+        let patches = self.proj_out_2.forward(&hidden, pass)?; // [B, T, p*p*C_out]
+        let (rows, columns) = told.grid;
+        self.unpatchify(&patches, rows, columns)?
+            .to_dtype(input.latents.dtype()) // [B, C_out, H, W]
+    }
+
+    /// What the first `blocks` blocks are made of; `names` are those of all parameters.
+    pub(crate) fn front<'a>(&self, blocks: usize, names: impl Iterator<Item = &'a str>) -> Front {
+        let base = self.config.base_grid();
+        let covered = |name: &&str| match name.strip_prefix(BLOCKS) {
+            Some(rest) => {
+                let index = rest.split('.').next().and_then(|index| index.parse().ok());
+                index.is_some_and(|index: usize| index < blocks)
+            }
+            None => name.starts_with(PATCH_EMBED),
+        };
+        Front {
+            features: vec![self.config.width(); blocks],
+            embedding: vec![base * base, self.config.width()],
+            parameters: names.filter(covered).map(str::to_owned).collect(),
+        }
+    }
+
+    /// The hidden states after each of the first `blocks` blocks, `[B, T, D]`; `hint` `[B, T, D]` is added to the input's tokens.
+    pub(crate) fn run_front(
+        &self,
+        blocks: usize,
+        input: &Input<'_>,
+        hint: Option<&Tensor>,
+        pass: &Pass<'_>,
+    ) -> candle_core::Result<Vec<Tensor>> {
+        let (tokens, told) = self.embed(input, pass)?;
+        let mut hidden = hinted(tokens, hint)?; // [B, T, D]
+        let mut states = Vec::with_capacity(blocks);
+        for index in 0..blocks.min(self.blocks.len()) {
+            hidden = self.block(index, hidden, &told, pass)?; // [B, T, D]
+            states.push(hidden.clone());
+        }
+        Ok(states)
+    }
+
+    /// The input as tokens with their positions, `[B, T, D]`, and what the blocks are told.
+    fn embed(&self, input: &Input<'_>, pass: &Pass<'_>) -> candle_core::Result<(Tensor, Told)> {
         let (rows, columns) = self.grid(input.latents, self.patch_embed.channels(pass)?)?;
         let batch = input.latents.dim(0)?;
-        self.check_residuals(pass)?;
         if input.timesteps.dims() != [batch] {
             bail!(
                 "timesteps must be [{batch}], one a sample; they are {:?}",
@@ -116,38 +192,32 @@ impl Dit {
         let dtype = self.dtype();
         let image = input.latents.to_dtype(dtype)?; // [B, C, H, W]
         let tokens = self.patch_embed.forward(&image, pass)?; // [B, T, D]
-        let mut hidden = add_in_f32(&tokens, &self.positions(rows, columns)?)?; // [B, T, D]
+        let hidden = add_in_f32(&tokens, &self.positions(rows, columns)?)?; // [B, T, D]
 
         let features = timestep_features(input.timesteps)?.to_dtype(dtype)?; // [B, 256]
-        let conditioning = self.embedders[0].forward(&features, &labels, pass)?; // [B, D]
-        for (index, block) in self.blocks.iter().enumerate() {
-            let conditioning = match self.embedders.get(index) {
-                Some(own) if index > 0 => own.forward(&features, &labels, pass)?,
-                _ => conditioning.clone(),
-            }; // [B, D]
-            hidden = match pass.replay {
-                None => block.forward(&hidden, &conditioning, pass)?,
-                Some(replay) => {
-                    let (block, piece) = (block.clone(), replay.piece());
-                    ops::autograd::checkpoint(move || {
-                        piece.run(&|pass| block.forward(&hidden, &conditioning, pass))
-                    })?
-                }
-            }; // [B, T, D]
-            if let Some(residual) = pass
-                .residuals
-                .and_then(|residuals| residuals[index].as_ref())
-            {
-                hidden = add_residual(&hidden, residual, index)?; // [B, T, D]
-            }
-        }
+        let told = Told {
+            grid: (rows, columns),
+            first: self.embedders[0].forward(&features, &labels, pass)?, // [B, D]
+            features,
+            labels,
+        };
+        Ok((hidden, told))
+    }
 
-        // The last layer is conditioned by block 0's embedder.
-        let modulation = self.proj_out_1.forward(&conditioning, pass)?.chunk(2, 1)?; // 2 x [B, D]
-        let hidden = ops::layer_norm_modulate(&hidden, &modulation[0], &modulation[1], NORM_EPS)?; // [B, T, D]
-        let patches = self.proj_out_2.forward(&hidden, pass)?; // [B, T, p*p*C_out]
-        self.unpatchify(&patches, rows, columns)?
-            .to_dtype(input.latents.dtype()) // [B, C_out, H, W]
+    /// One block, `[B, T, D]` to `[B, T, D]`.
+    fn block(
+        &self,
+        index: usize,
+        hidden: Tensor,
+        told: &Told,
+        pass: &Pass<'_>,
+    ) -> candle_core::Result<Tensor> {
+        let conditioning = match self.embedders.get(index) {
+            Some(own) if index > 0 => own.forward(&told.features, &told.labels, pass)?,
+            _ => told.first.clone(),
+        }; // [B, D]
+        let block = self.blocks[index].clone();
+        pass.piece(move |pass| block.forward(&hidden, &conditioning, pass))
     }
 
     /// Rows and columns of patches of latents that should have `expected` channels.

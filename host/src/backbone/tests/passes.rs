@@ -255,6 +255,69 @@ fn residuals_add_after_each_block_and_zeros_add_nothing() {
 }
 
 #[test]
+fn the_front_gives_the_states_that_residuals_are_added_to() {
+    let backbone = lively(tiny());
+    let (case, other) = (Case::random(&backbone, 2), Case::random(&backbone, 2));
+    let other = (other.tensor("latents") * 0.5).unwrap();
+    let sites = backbone.info().residual_sites;
+    let conditioning = Conditioning::classes(case.tensor("class_labels").clone());
+    let front = |latents: &Tensor, hint: Option<&Tensor>| {
+        let input = Input {
+            latents,
+            timesteps: case.tensor("timesteps"),
+            conditioning: &conditioning,
+        };
+        backbone
+            .run_front(sites, &input, hint, &Pass::frozen())
+            .unwrap()
+    };
+    let (here, there) = (front(case.tensor("latents"), None), front(&other, None));
+    let expected = case.run_on(&backbone, &other, &Pass::frozen()).unwrap();
+    for site in 0..sites {
+        let mut residuals = vec![None; sites];
+        residuals[site] = Some((&there[site] - &here[site]).unwrap());
+        let pass = Pass {
+            residuals: Some(&residuals),
+            ..Pass::frozen()
+        };
+        let found = case.run(&backbone, &pass);
+        check_close(&format!("site {site}"), &found, &expected, 1e-5);
+    }
+    // The patch embedding is linear, so that the difference of two inputs is a hint that turns one into the other.
+    let embed = |latents: &Tensor| {
+        let weight = backbone
+            .parameters()
+            .find(|(name, _)| *name == "pos_embed.proj.weight")
+            .unwrap()
+            .1;
+        let map = latents.conv2d(weight, 0, 2, 1, 1).unwrap();
+        map.flatten_from(2).unwrap().transpose(1, 2).unwrap()
+    };
+    let hint = (embed(&other) - embed(case.tensor("latents"))).unwrap();
+    let hinted = front(case.tensor("latents"), Some(&hint));
+    for (found, expected) in hinted.iter().zip(&there) {
+        check_close("hinted", found, expected, 1e-5);
+    }
+}
+
+#[test]
+fn the_front_is_half_of_the_blocks_or_as_many_as_asked_for() {
+    let backbone = lively(tiny());
+    let named = |sites: Option<usize>, name: &str| {
+        let front = backbone.front(sites).unwrap();
+        (front.features.len(), front.parameters.contains(name))
+    };
+    let last = "transformer_blocks.1.ff.net.2.bias";
+    assert_eq!(named(None, last), (2, true));
+    assert_eq!(named(Some(1), last), (1, false));
+    assert!(!named(Some(3), "proj_out_1.weight").1);
+    for asked in [0, 4] {
+        let error = backbone.front(Some(asked)).unwrap_err().to_string();
+        assert!(error.contains("3 residual sites"), "{error}");
+    }
+}
+
+#[test]
 fn a_fresh_model_predicts_zero_and_only_its_last_layers_start_to_learn() {
     let backbone = Backbone::init(tiny(), 3, &Device::Cpu).unwrap();
     let case = Case::random(&backbone, 2);

@@ -3,6 +3,7 @@
 
 mod config;
 mod embed;
+mod front;
 mod levels;
 mod transformer;
 

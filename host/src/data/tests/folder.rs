@@ -270,7 +270,7 @@ fn captions_lie_beside_images_or_are_one_for_all_and_those_without_are_named() {
     assert_eq!(captions(&bare), [None, Some("a red cone".to_owned()), None]);
     let error = check_captions(&bare).unwrap_err().to_string();
     assert!(
-        error.contains("2 of the 3 items") && error.contains("a.png for one"),
+        error.contains("2 of 3 images") && error.contains("a.png for one"),
         "{error}"
     );
     let filled = open(Some("a cone"));
@@ -312,11 +312,11 @@ fn images_in_buckets_keep_about_their_shapes_and_say_where_they_come_from() {
     let folder = open(Some(4));
     let sizes: Vec<Size> = (0..3).map(|i| folder.get(i).unwrap().size).collect();
     let size = |height, width| Size { height, width };
-    assert_eq!(sizes, [size(32, 32), size(44, 20), size(20, 48)]);
+    assert_eq!(sizes, [size(32, 32), size(44, 20), size(20, 44)]);
     let wide = folder.get(2).unwrap();
-    assert_eq!(wide.image.len(), 3 * 20 * 48);
+    assert_eq!(wide.image.len(), 3 * 20 * 44);
     // Black on the left and white on the right, as the whole picture.
-    assert_eq!((wide.image[0], wide.image[47]), (-1.0, 1.0));
+    assert_eq!((wide.image[0], wide.image[43]), (-1.0, 1.0));
     assert_eq!(wide.origin.unwrap().size, size(50, 100));
     let of = folder.buckets().unwrap();
     assert!(of[1] != of[0] && of[2] != of[0] && of[1] != of[2], "{of:?}");

@@ -1,5 +1,6 @@
 //! The service table: from a code and a packet to a call of [`Services`], and back.
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::path::PathBuf;
 
@@ -14,8 +15,8 @@ use plugin_api::services::{Service, ServiceDef, TensorOut};
 use crate::plugin::crossing;
 
 use super::{
-    AdapterFile, AdapterRead, Answer, CacheFolder, Caller, Draw, Formula, Init, ParameterRequest,
-    SampleRequest, Services, log,
+    AdapterFile, AdapterRead, Answer, BlockCopyInfo, CacheFolder, Caller, CopyRequest, Draw,
+    Formula, Init, ParameterRequest, SampleRequest, Services, WeightsRead, log,
 };
 use crate::adapter::LayerUpdate;
 use crate::plugin::bag;
@@ -121,8 +122,7 @@ fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
         };
         Sample(asked) => api::SampleOut { images: export(&host.sample(caller, sample_request(asked)?)?) };
         CopyBlocks(asked) => {
-            let copied = host.copy_blocks(caller, &asked.name, asked.sites, asked.trainable)?;
-            api::CopyBlocksOut { copy: copied.copy, sites: copied.sites, features: copied.features, hint: copied.hint }
+            copied(host.copy_blocks(caller, copy_request(asked)?)?)
         };
         RunBlocks(asked) => {
             let (latents, timesteps) = (import(&asked.latents)?, import(&asked.timesteps)?);
@@ -159,6 +159,7 @@ fn answer(context: &Context<'_>, code: u32, request: Packet) -> Answer<Packet> {
         };
         Adapter(asked) => done(host.adapter(caller, adapter_file(asked)?)?);
         ReadAdapter(asked) => adapter_updates(host.read_adapter(caller, PathBuf::from(asked.path))?);
+        ReadWeights(asked) => weights(host.read_weights(caller, PathBuf::from(asked.path))?);
         Stop(asked) => done(host.stop(caller, &asked.reason)?);
     }
     Err(Error::Unsupported {
@@ -186,6 +187,44 @@ fn adapter_updates(read: AdapterRead) -> api::AdapterUpdates {
         unmatched: read.unmatched,
         other_parts: read.other_parts,
     }
+}
+
+fn copy_request(asked: api::CopyBlocksIn) -> Answer<CopyRequest> {
+    let values = asked.values.unwrap_or_default();
+    Ok(CopyRequest {
+        name: asked.name,
+        sites: asked.sites,
+        trainable: asked.trainable,
+        values: imported(values)?,
+    })
+}
+
+fn copied(copy: BlockCopyInfo) -> api::CopyBlocksOut {
+    api::CopyBlocksOut {
+        copy: copy.copy,
+        sites: copy.sites,
+        features: copy.features,
+        hint: copy.hint,
+        parameters: Some(exported(&copy.parameters)),
+        config: Some(copy.config),
+    }
+}
+
+fn weights(read: WeightsRead) -> api::Weights {
+    api::Weights {
+        tensors: exported(&read.tensors),
+        config: read.config,
+    }
+}
+
+fn imported(tensors: BTreeMap<String, plugin_api::Tensor>) -> Answer<BTreeMap<String, Tensor>> {
+    let one = |(name, tensor): (String, plugin_api::Tensor)| Ok((name, import(&tensor)?));
+    tensors.into_iter().map(one).collect()
+}
+
+fn exported(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<String, plugin_api::Tensor> {
+    let one = |(name, tensor): (&String, &Tensor)| (name.clone(), export(tensor));
+    tensors.iter().map(one).collect()
 }
 
 fn done((): ()) -> api::Nothing {
@@ -237,14 +276,9 @@ fn adapter_file(asked: api::AdapterIn) -> Answer<AdapterFile> {
             )));
         }
     }
-    let import_one = |(name, tensor): (String, plugin_api::Tensor)| Ok((name, import(&tensor)?));
     Ok(AdapterFile {
         file,
-        tensors: asked
-            .tensors
-            .into_iter()
-            .map(import_one)
-            .collect::<Answer<_>>()?,
+        tensors: imported(asked.tensors)?,
         shapes,
         metadata: asked.metadata,
         texts: asked.texts,
