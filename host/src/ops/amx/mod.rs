@@ -1,8 +1,8 @@
 //! Products of `f32` matrices on the tile unit (Intel AMX), which multiplies bf16 only, sixteen times as fast as vectors multiply `f32`.
 //!
 //! Each number is split into three bf16 parts that add up to it exactly (`pack.rs`), and the six products of parts that matter at the accuracy of `f32` are summed in
-//! the unit's `f32` accumulators (`tiles.rs`): of a product of two numbers less than 2^-22 of it is left out, about as much as rounding takes, and there are fewer
-//! roundings than in a sum of as many terms. The unit takes numbers below 2^-126 for zero: of numbers below 2^-110 the lower parts are lost, results below 2^-126
+//! the unit's `f32` accumulators (`tiles.rs`): of a product of two numbers less than 2^-22 of it is left out, of either sign and 2^-25 in the mean, and there
+//! are fewer roundings than in a sum of as many terms. The unit takes numbers below 2^-126 for zero: of numbers below 2^-103 the last bits are lost, results below 2^-126
 //! are 0. An infinite or undefined element has no parts; what it takes part in is computed one by one (`exceptional`).
 //!
 //! Every element is a sum in the order of its terms alone: the same bits for any number of threads and wherever the rows and columns lie in the matrix.

@@ -1,7 +1,8 @@
 //! Factors as the tile unit takes them: each `f32` in three parts of bf16, block by block.
 //!
-//! A part is the upper half of the bits of what the parts before it leave: 8 bits of the significand each, 24 in all, so that the three add up to the number exactly
-//! (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations").
+//! A part is the upper half of the bits of what the parts before it leave, 8 bits of the significand each, 24 in all, so that the three add up to the number exactly
+//! (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations"). The middle one is rounded, so that the
+//! last has either sign, and what is left out of products none on average. The leading one is not, since large numbers would become infinite.
 //!
 //! A packed block has `STEP` elements: for each part two tiles, 16 rows of 16 pairs each. The unit multiplies pairs of terms; term 0 is paired with 16, 1 with 17,
 //! and so on, which costs the fewest instructions here. The left factor's tiles have its rows 0 to 15 and 16 to 31, each row the pairs of its terms. The right
@@ -69,7 +70,8 @@ fn split(x: __m512) -> [__m512i; PARTS] {
     let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
     let high = _mm512_and_si512(_mm512_castps_si512(x), upper);
     let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(high));
-    let middle = _mm512_and_si512(_mm512_castps_si512(rest), upper);
+    let rounded = _mm512_add_epi32(_mm512_castps_si512(rest), _mm512_set1_epi32(0x8000));
+    let middle = _mm512_and_si512(rounded, upper);
     let last = _mm512_sub_ps(rest, _mm512_castsi512_ps(middle));
     [high, middle, _mm512_castps_si512(last)]
 }

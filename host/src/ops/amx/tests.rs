@@ -152,14 +152,12 @@ fn integers_are_exact() {
     }
     for size in ODD {
         let [m, n, k] = size;
-        // Of up to 12 bits, so that all three parts of some are needed and sums stay below 2^24 at the sizes here, all parts having one sign.
-        let integers = |count: usize, seed: u64| -> Vec<f32> {
-            values(count, seed)
-                .into_iter()
-                .map(|x| (x * 20.0).round().clamp(-80.0, 80.0))
-                .collect()
+        // Of up to 12 bits on the left, so that two parts are needed, and of 2 on the right: sums stay below 2^24.
+        let integers = |count: usize, seed: u64, most: f32| -> Vec<f32> {
+            let integer = |x: f32| (x * most / 2.0).round().clamp(-most, most);
+            values(count, seed).into_iter().map(integer).collect()
         };
-        let (left, right) = (integers(m * k, 3), integers(k * n, 4));
+        let (left, right) = (integers(m * k, 3, 4000.0), integers(k * n, 4, 3.0));
         let (sums, _) = exact(&left, &right, size);
         let found = run(&left, &right, size, None, 1.0, Threads::One);
         assert!(
@@ -183,7 +181,7 @@ fn one_by_a_number_is_the_number() {
     let numbers: Vec<f32> = values(64 * 64, 5)
         .iter()
         .enumerate()
-        .map(|(i, x)| x * 10f32.powi(i as i32 % 60 - 30))
+        .map(|(i, x)| x * 10f32.powi(i as i32 % 50 - 25))
         .collect();
     let size = [64, 64, 64];
     assert_eq!(
