@@ -17,7 +17,7 @@ mod widen;
 use plugin_api::hooks::{
     BatchHook, DenoiserInputHook, DenoiserInputIn, Encoding, NoiseHook, NoiseIn, ObjectiveHook,
     ObjectiveIn, OutputHook, OutputIn, Picture, PrepareHook, SampleBegin, SampleBeginHook,
-    SavedState, StateHook, TimestepsHook, TimestepsIn,
+    SampleStepHook, SampleStepIn, SavedState, StateHook, TimestepsHook, TimestepsIn,
 };
 use plugin_api::{
     Batch, DType, Error, Host, Plugin, Result, StoredTensor, Tensor, bail, export_plugin,
@@ -278,6 +278,24 @@ impl SampleBeginHook for E2eFt {
     }
 }
 
+impl SampleStepHook for E2eFt {
+    /// For `e2e` what the loss saw: the clean latents as the prediction implies them, whatever a sampler would cut off. Where latents are pictures, which are cut
+    /// at the end, they become the estimate itself, of which nothing is cut.
+    fn sample_step(&mut self, at: &SampleStepIn, host: &Host) -> Result<Tensor> {
+        if self.settings.objective == Objective::Diffusion {
+            return Ok(at.latents.clone());
+        }
+        let backbone = host.backbone()?;
+        if backbone.image_size != backbone.sample_size {
+            return Ok(at.x0.clone());
+        }
+        match self.settings.task {
+            Task::Depth => loss::depth(&at.x0)?.broadcast_as(at.x0.dims()),
+            Task::Normals => loss::normals(&at.x0),
+        }
+    }
+}
+
 impl OutputHook for E2eFt {
     /// Depth as a colour map, and as `depth` in 16 bits, 0 near and 1 far; or `normals`. Where the truth is at hand, it comes as `truth`.
     fn output(&mut self, at: &OutputIn, host: &Host) -> Result<Vec<Picture>> {
@@ -334,5 +352,5 @@ impl StateHook for E2eFt {
 }
 
 export_plugin!(
-    E2eFt: Prepare, Batch, Timesteps, Noise, DenoiserInput, Objective, SampleBegin, Output, State
+    E2eFt: Prepare, Batch, Timesteps, Noise, DenoiserInput, Objective, SampleBegin, SampleStep, Output, State
 );

@@ -7,8 +7,8 @@ use e2e_ft::truth::{Truth, shrunk};
 use e2e_ft::{CONTEXT, E2eFt, Task, VALID};
 use plugin_api::hooks::{
     BatchHook, DenoiserInputHook, DenoiserInputIn, Encoding, NoiseHook, NoiseIn, ObjectiveHook,
-    ObjectiveIn, OutputHook, OutputIn, PrepareHook, SampleBegin, SampleBeginHook, SavedState,
-    StateHook, TimestepsHook, TimestepsIn,
+    ObjectiveIn, OutputHook, OutputIn, PrepareHook, SampleBegin, SampleBeginHook, SampleStepHook,
+    SampleStepIn, SavedState, StateHook, TimestepsHook, TimestepsIn,
 };
 use plugin_api::services::{self, BatchOut, LayersOut, RunInfo, TensorOut};
 use plugin_api::testing::TestHost;
@@ -533,4 +533,43 @@ fn an_estimate_that_learnt_to_fall_with_depth_is_turned_round_when_it_is_shown_a
         revision,
     };
     resumed.load(short, &host).unwrap_err();
+}
+
+#[test]
+fn what_an_estimate_shows_is_what_its_loss_saw() {
+    let host = host();
+    let long = Tensor::from_slice(
+        &[0f32, 0.0, 0.0, 0.0, 3.0, 3.0, 3.0, 3.0, 4.0, 4.0, 4.0, 4.0],
+        [1, 3, SIDE, SIDE],
+        &host,
+    );
+    let long = long.unwrap();
+    let after = |settings: &str| {
+        let mut plugin: E2eFt = host.build(settings).unwrap();
+        let at = SampleStepIn {
+            batch: Batch::new(),
+            latents: long.clamp(-1.0, 1.0).unwrap(),
+            index: 0,
+            steps: 1,
+            timestep: 999.0,
+            next_timestep: None,
+            prediction: long.clone(),
+            x0: long.clone(),
+        };
+        values(&plugin.sample_step(&at, &host).unwrap())
+    };
+    let normals = after(r#"{"task": "normals"}"#);
+    assert!(
+        (normals[4] - 0.6).abs() < 1e-4 && (normals[8] - 0.8).abs() < 1e-4,
+        "{normals:?}"
+    );
+    assert_eq!(after("{}"), [1.0; 12]);
+    assert_eq!(after(r#"{"objective": "diffusion"}"#)[8], 1.0);
+    host.answer::<services::Backbone>(|_| {
+        Ok(BackboneInfo {
+            image_size: 8 * SIDE,
+            ..backbone(3, 3)
+        })
+    });
+    assert_eq!(after("{}"), values(&long));
 }
