@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 use host::backbone::unet::{DownBlock, PerLevel, UpBlock};
 use host::backbone::{Backbone, Overlay, UnetConfig};
 use host::random::Stream;
-use integration_tests::Lab;
+use integration_tests::{Lab, goldens};
 
 /// Writes a UNet of two levels of which every weight matters.
 fn write_unet(lab: &Lab) {
@@ -87,5 +87,8 @@ fn a_unet_is_told_from_a_dit_and_wants_its_text() {
     assert_eq!(info["residual_sites"], 5);
     assert_eq!(info["cross_attention"], 12);
     lab.host("run --backbone tiny-unet --data scenes:studio --steps 1 --out run")
-        .refused(2, &["tiny-unet"]);
+        .refused(2, &["4 channels", "without a `vae/`"]);
+    super::latent::copy(&goldens("vae/plain"), &lab.path("tiny-unet/vae"));
+    lab.host("run --backbone tiny-unet --data scenes:studio --steps 1 --out run")
+        .refused(2, &["12 wide", "no text encoder"]);
 }
