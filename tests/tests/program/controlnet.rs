@@ -188,7 +188,7 @@ fn it_trains_beside_lora_and_diff_tuning() {
 #[test]
 fn a_latent_model_is_controlled_at_the_size_of_its_pictures() {
     let lab = super::latent::lab();
-    lab.host(&format!("run --backbone latent --data pictures --plugin controlnet --set controlnet.hint=canny --batch-size 2 --steps 2 --set sample.count=2 --set sample.steps=2 --out run"))
+    lab.host("run --backbone latent --data pictures --plugin controlnet --set controlnet.hint=canny --batch-size 2 --steps 2 --set sample.count=2 --set sample.steps=2 --out run")
         .done();
     assert!(
         lab.metrics("run")

@@ -2,6 +2,24 @@
 
 use integration_tests::{Lab, goldens, tensors, values};
 
+/// Follows `recipe.toml` for as many steps at once and in two halves, and finds the same weights in both.
+fn made_at_once_and_in_halves(lab: &Lab, steps: usize, weights: &str) {
+    let half = steps / 2;
+    lab.host("pretrain --config recipe.toml --out whole").done();
+    lab.host(&format!(
+        "pretrain --config recipe.toml --out halves --steps {half}"
+    ))
+    .done();
+    lab.host(&format!("pretrain --resume --out halves --steps {steps}"))
+        .done();
+    let made = |run: &str| tensors(&lab.path(run).join(weights));
+    let (whole, halves) = (made("whole"), made("halves"));
+    assert_eq!(whole.len(), halves.len());
+    for (name, tensor) in &whole {
+        assert_eq!(values(tensor), values(&halves[name]), "{name}");
+    }
+}
+
 const RECIPE: &str = r#"
 [autoencoder]
 block_out_channels = [8, 16]
@@ -28,19 +46,7 @@ threads = 1
 fn an_autoencoder_learns_resumes_bit_for_bit_and_serves_a_latent_model() {
     let lab = Lab::new();
     lab.write("recipe.toml", RECIPE);
-    lab.host("pretrain --config recipe.toml --out whole").done();
-    lab.host("pretrain --config recipe.toml --out halves --steps 3")
-        .done();
-    lab.host("pretrain --resume --out halves --steps 6").done();
-    let weights = "vae/diffusion_pytorch_model.safetensors";
-    let (whole, halves) = (
-        tensors(&lab.path("whole").join(weights)),
-        tensors(&lab.path("halves").join(weights)),
-    );
-    assert_eq!(whole.len(), halves.len());
-    for (name, tensor) in &whole {
-        assert_eq!(values(tensor), values(&halves[name]), "{name}");
-    }
+    made_at_once_and_in_halves(&lab, 6, "vae/diffusion_pytorch_model.safetensors");
     assert_eq!(
         lab.json("whole/vae/config.json"),
         lab.json("halves/vae/config.json")
@@ -89,19 +95,7 @@ threads = 1
 fn a_text_encoder_learns_from_captions_and_resumes_bit_for_bit() {
     let lab = Lab::new();
     lab.write("recipe.toml", TEXT_RECIPE);
-    lab.host("pretrain --config recipe.toml --out whole").done();
-    lab.host("pretrain --config recipe.toml --out halves --steps 6")
-        .done();
-    lab.host("pretrain --resume --out halves --steps 12").done();
-    let weights = "text_encoder/model.safetensors";
-    let (whole, halves) = (
-        tensors(&lab.path("whole").join(weights)),
-        tensors(&lab.path("halves").join(weights)),
-    );
-    assert_eq!(whole.len(), halves.len());
-    for (name, tensor) in &whole {
-        assert_eq!(values(tensor), values(&halves[name]), "{name}");
-    }
+    made_at_once_and_in_halves(&lab, 12, "text_encoder/model.safetensors");
     let metrics = lab.metrics("whole");
     assert!(metrics[11]["loss"] < metrics[0]["loss"], "{metrics:?}");
 

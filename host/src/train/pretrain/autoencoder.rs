@@ -89,7 +89,31 @@ impl Recipe for AutoencoderRecipe {
         progress: &Progress,
         cancel: &Cancel,
     ) -> Result<Ending, Error> {
-        pretrain(self, run, resume, progress, cancel)
+        let vae = Vae::init(self.autoencoder.clone(), self.train.seed)?;
+        let dataset = self.dataset()?;
+        let resumed = resumed(run, resume)?;
+        let source = (dataset.clone(), self.data.workers);
+        let mut module = Module::new(
+            vae.parameters(),
+            self.train.clone(),
+            source,
+            resumed.as_ref(),
+        )?;
+        let loss = |overlay: &Overlay, batch: &Batch, stream: &mut Stream| {
+            self.loss.of(&vae, overlay, batch, stream)
+        };
+        let ending = module.fit(run, progress, cancel, &loss)?;
+        if ending == Ending::Finished {
+            let best = module.best();
+            let factor = scaling_factor(&vae, &best, &dataset)?;
+            vae.save(
+                &run.join(AutoencoderRecipe::FOLDER),
+                &best,
+                factor,
+                DType::F16,
+            )?;
+        }
+        Ok(ending)
     }
 }
 
@@ -107,41 +131,6 @@ impl AutoencoderRecipe {
             }),
         }
     }
-}
-
-/// Trains an autoencoder and writes it as `run/vae/`, with the scaling factor that makes its latents' standard deviation one.
-fn pretrain(
-    recipe: &AutoencoderRecipe,
-    run: &Path,
-    resume: bool,
-    progress: &Progress,
-    cancel: &Cancel,
-) -> Result<Ending, Error> {
-    let vae = Vae::init(recipe.autoencoder.clone(), recipe.train.seed)?;
-    let dataset = recipe.dataset()?;
-    let resumed = resumed(run, resume)?;
-    let source = (dataset.clone(), recipe.data.workers);
-    let mut module = Module::new(
-        vae.parameters(),
-        recipe.train.clone(),
-        source,
-        resumed.as_ref(),
-    )?;
-    let loss = |overlay: &Overlay, batch: &Batch, stream: &mut Stream| {
-        recipe.loss.of(&vae, overlay, batch, stream)
-    };
-    let ending = module.fit(run, progress, cancel, &loss)?;
-    if ending == Ending::Finished {
-        let best = module.best();
-        let factor = scaling_factor(&vae, &best, &dataset)?;
-        vae.save(
-            &run.join(AutoencoderRecipe::FOLDER),
-            &best,
-            factor,
-            DType::F16,
-        )?;
-    }
-    Ok(ending)
 }
 
 impl AutoencoderLoss {

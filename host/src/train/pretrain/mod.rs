@@ -123,7 +123,65 @@ impl Recipe for BackboneRecipe {
         progress: &Progress,
         cancel: &Cancel,
     ) -> Result<Ending, Error> {
-        pretrain(self, run, resume, progress, cancel)
+        let device = Device::Cpu;
+        let dataset = self.dataset()?;
+        let backbone = Backbone::init(self.model.clone(), self.train.seed, &device)?;
+        let process = Process::new(self.scheduler.clone(), backbone.info().learned_variance)?;
+        let resumed = resumed(run, resume)?;
+        let facts = Facts {
+            seed: self.train.seed,
+            steps: self.train.steps,
+            batch_size: self.train.batch_size,
+            accumulation: self.train.accumulation,
+            dataset_len: dataset.len(),
+            classes: dataset.classes().to_vec(),
+            plugins: Vec::new(),
+            rates: std::collections::BTreeMap::new(),
+            folder: Some(run.to_path_buf()),
+            ..Facts::default()
+        };
+        let parameters = resumed
+            .as_ref()
+            .map(|checkpoint| Parameters::saved(checkpoint.parameters.clone(), false))
+            .unwrap_or_default();
+        let streams = Streams::new(self.train.seed);
+        let model = Pretrained {
+            backbone,
+            process,
+            encoder: Encoder::Pixels,
+            text: None,
+            adapters: Vec::new(),
+        };
+        let session = Session::new(
+            model,
+            facts,
+            parameters,
+            streams,
+            progress.clone(),
+            cancel.clone(),
+        );
+        let session = Rc::new(session);
+        let everything = ["all".to_owned()];
+        let workers = self.data.workers.max(1);
+        let feed = Feed::data(dataset, &self.train, workers, resumed.as_ref())?;
+        let mut trainer = Trainer::new(
+            session.clone(),
+            Stack::empty()?,
+            self.train.clone(),
+            Some(&everything),
+            feed,
+            resumed.as_ref(),
+        )?;
+        let mut records = Records::open(run, trainer.done(), self.train.tensorboard)?;
+        let ending = trainer.fit(run, &mut records, progress, cancel, &mut |_, _| Ok(()))?;
+        if ending == Ending::Finished {
+            session.backbone.save_compact(
+                &run.join(BackboneRecipe::FOLDER),
+                &trainer.best_overlay(),
+                DType::F16,
+            )?;
+        }
+        Ok(ending)
     }
 }
 
@@ -133,75 +191,6 @@ impl BackboneRecipe {
         data::check_classes(&*dataset, self.model.num_embeds_ada_norm)?;
         Ok(dataset)
     }
-}
-
-/// Trains a fresh backbone and writes it, averaged if the recipe keeps an average, as `run/backbone/`.
-fn pretrain(
-    recipe: &BackboneRecipe,
-    run: &Path,
-    resume: bool,
-    progress: &Progress,
-    cancel: &Cancel,
-) -> Result<Ending, Error> {
-    let device = Device::Cpu;
-    let dataset = recipe.dataset()?;
-    let backbone = Backbone::init(recipe.model.clone(), recipe.train.seed, &device)?;
-    let process = Process::new(recipe.scheduler.clone(), backbone.info().learned_variance)?;
-    let resumed = resumed(run, resume)?;
-    let facts = Facts {
-        seed: recipe.train.seed,
-        steps: recipe.train.steps,
-        batch_size: recipe.train.batch_size,
-        accumulation: recipe.train.accumulation,
-        dataset_len: dataset.len(),
-        classes: dataset.classes().to_vec(),
-        plugins: Vec::new(),
-        rates: std::collections::BTreeMap::new(),
-        folder: Some(run.to_path_buf()),
-        ..Facts::default()
-    };
-    let parameters = resumed
-        .as_ref()
-        .map(|checkpoint| Parameters::saved(checkpoint.parameters.clone(), false))
-        .unwrap_or_default();
-    let streams = Streams::new(recipe.train.seed);
-    let model = Pretrained {
-        backbone,
-        process,
-        encoder: Encoder::Pixels,
-        text: None,
-        adapters: Vec::new(),
-    };
-    let session = Session::new(
-        model,
-        facts,
-        parameters,
-        streams,
-        progress.clone(),
-        cancel.clone(),
-    );
-    let session = Rc::new(session);
-    let everything = ["all".to_owned()];
-    let workers = recipe.data.workers.max(1);
-    let feed = Feed::data(dataset, &recipe.train, workers, resumed.as_ref())?;
-    let mut trainer = Trainer::new(
-        session.clone(),
-        Stack::empty()?,
-        recipe.train.clone(),
-        Some(&everything),
-        feed,
-        resumed.as_ref(),
-    )?;
-    let mut records = Records::open(run, trainer.done(), recipe.train.tensorboard)?;
-    let ending = trainer.fit(run, &mut records, progress, cancel, &mut |_, _| Ok(()))?;
-    if ending == Ending::Finished {
-        session.backbone.save_compact(
-            &run.join(BackboneRecipe::FOLDER),
-            &trainer.best_overlay(),
-            DType::F16,
-        )?;
-    }
-    Ok(ending)
 }
 
 /// The data of a recipe, at `size` pixels where it does not say.

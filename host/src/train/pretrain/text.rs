@@ -79,36 +79,25 @@ impl Recipe for TextRecipe {
         progress: &Progress,
         cancel: &Cancel,
     ) -> Result<Ending, Error> {
-        pretrain(self, run, resume, progress, cancel)
+        let dataset = super::dataset(&self.data, 64)?;
+        let resumed = resumed(run, resume)?;
+        let longest = self.text_encoder.max_position_embeddings;
+        let place = run.join(TOKENIZER);
+        make_tokenizer(captions(&dataset).into_iter(), longest, &place)?;
+        let tokenizer = Tokenizer::open(&place, longest)?;
+        let pair = Pair::init(self, tokenizer)?;
+        let source = (dataset, self.data.workers);
+        let start = pair.parameters();
+        let mut module = Module::new(start, self.train.clone(), source, resumed.as_ref())?;
+        let ending = module.fit(run, progress, cancel, &|overlay, batch, _| {
+            pair.loss(overlay, batch)
+        })?;
+        if ending == Ending::Finished {
+            let place = run.join(TextRecipe::FOLDER);
+            pair.text.save(&place, &module.best(), DType::F16)?;
+        }
+        Ok(ending)
     }
-}
-
-/// Trains a text encoder and writes `run/text_encoder/` and `run/tokenizer/`.
-fn pretrain(
-    recipe: &TextRecipe,
-    run: &Path,
-    resume: bool,
-    progress: &Progress,
-    cancel: &Cancel,
-) -> Result<Ending, Error> {
-    let dataset = super::dataset(&recipe.data, 64)?;
-    let resumed = resumed(run, resume)?;
-    let longest = recipe.text_encoder.max_position_embeddings;
-    let place = run.join(TOKENIZER);
-    make_tokenizer(captions(&dataset).into_iter(), longest, &place)?;
-    let tokenizer = Tokenizer::open(&place, longest)?;
-    let pair = Pair::init(recipe, tokenizer)?;
-    let source = (dataset, recipe.data.workers);
-    let start = pair.parameters();
-    let mut module = Module::new(start, recipe.train.clone(), source, resumed.as_ref())?;
-    let ending = module.fit(run, progress, cancel, &|overlay, batch, _| {
-        pair.loss(overlay, batch)
-    })?;
-    if ending == Ending::Finished {
-        let place = run.join(TextRecipe::FOLDER);
-        pair.text.save(&place, &module.best(), DType::F16)?;
-    }
-    Ok(ending)
 }
 
 /// Captions from all over the data.
