@@ -109,6 +109,11 @@ impl Tokenizer {
         Ok(Tokens { ids, cut })
     }
 
+    /// The token that begins a text.
+    pub fn begin(&self) -> u32 {
+        self.begin
+    }
+
     /// The token that ends a text.
     pub fn end(&self) -> u32 {
         self.end

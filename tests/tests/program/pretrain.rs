@@ -103,6 +103,7 @@ fn a_text_encoder_learns_from_captions_and_resumes_bit_for_bit() {
     let vocabulary = lab.json("whole/tokenizer/vocab.json");
     let end = &vocabulary["<|endoftext|>"];
     assert_eq!(config["eos_token_id"], *end);
+    assert_eq!(config["bos_token_id"], vocabulary["<|startoftext|>"]);
     assert_eq!(config["vocab_size"], vocabulary.as_object().unwrap().len());
     assert!(vocabulary["sphere</w>"].is_number());
 

@@ -27,6 +27,8 @@ pub struct ClipConfig {
     pub hidden_act: Activation,
     /// Added to the variance in the norms.
     pub layer_norm_eps: f64,
+    /// The token that begins a text; the host takes it from the tokenizer.
+    pub bos_token_id: u32,
     /// The token that ends a text; 2 in old files, whatever their tokenizer says.
     pub eos_token_id: u32,
     /// The class it was saved from.
@@ -55,6 +57,7 @@ impl Default for ClipConfig {
             max_position_embeddings: 77,
             hidden_act: Activation::QuickGelu,
             layer_norm_eps: 1e-5,
+            bos_token_id: 49406,
             eos_token_id: 49407,
             architectures: Vec::new(),
         }

@@ -122,6 +122,7 @@ impl Pair {
     fn init(recipe: &TextRecipe, tokenizer: Tokenizer) -> Result<Self, Error> {
         let config = ClipConfig {
             vocab_size: tokenizer.vocabulary(),
+            bos_token_id: tokenizer.begin(),
             eos_token_id: tokenizer.end(),
             ..recipe.text_encoder.clone()
         };
