@@ -87,6 +87,16 @@ impl Lab {
         self.host(&training(further))
     }
 
+    /// Runs four steps into `whole`, and two and then the others into `halves`: both end in the same checkpoint, byte for byte. `run` is given what to append to the
+    /// arguments of a training run.
+    #[track_caller]
+    pub fn resumes_exactly(&self, run: impl Fn(&str) -> Outcome) {
+        run("--steps 4 --out whole").done();
+        run("--steps 2 --out halves").done();
+        run("--steps 4 --out halves --resume").done();
+        assert_eq!(self.checkpoint("whole", 4), self.checkpoint("halves", 4));
+    }
+
     /// Starts what [`Lab::train`] runs, and leaves it running.
     pub fn start_training(&self, further: &str) -> Child {
         let mut command = self.command();

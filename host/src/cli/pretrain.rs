@@ -12,7 +12,7 @@ use super::text::Listing;
 use super::threads;
 use crate::cancel::INTERRUPTED;
 use crate::config::resolve::shorten_warmup;
-use crate::config::{Overrides, check_ranges, resolve_sections};
+use crate::config::{Overrides, RunSection, check_ranges, resolve_sections};
 use crate::eval::{ClassifierRecipe, store_classifier, train_classifier};
 use crate::report::Progress;
 use crate::train::Ending;
@@ -74,9 +74,9 @@ pub(super) fn run(arguments: &Arguments, progress: &Progress) -> Result<Listing,
 
 /// Follows a recipe, from the file, the flags and the defaults.
 fn make<R: Recipe>(arguments: &Arguments, progress: &Progress) -> Result<Listing, Failure> {
-    let (recipe, out): (R, _) = resolve(arguments)?;
+    let (mut recipe, out): (R, _) = resolve(arguments)?;
     recipe.check()?;
-    threads::set(recipe.train().threads);
+    threads::set(recipe.sections().train.threads);
     let existing = if arguments.resume {
         Existing::Resume
     } else {
@@ -98,17 +98,40 @@ fn make<R: Recipe>(arguments: &Arguments, progress: &Progress) -> Result<Listing
     })
 }
 
-/// Whether the recipe, which on --resume may be the folder's own, has a section of this name. What is wrong with the file, whoever reads it next will say.
+/// Whether the recipe has a section of this name. What is wrong with the file, whoever reads it next will say.
 fn asks_for(section: &str, arguments: &Arguments) -> bool {
-    let text = recipe_file(arguments).and_then(|file| std::fs::read_to_string(file).ok());
+    let text = arguments
+        .recipe_file()
+        .and_then(|file| std::fs::read_to_string(file).ok());
     text.and_then(|text| text.parse::<Table>().ok())
         .is_some_and(|recipe| recipe.contains_key(section))
 }
 
-fn recipe_file(arguments: &Arguments) -> Option<PathBuf> {
-    let stored = arguments.out.as_ref().map(|out| out.join(RECIPE_FILE));
-    let stored = stored.filter(|file| arguments.resume && file.is_file());
-    arguments.config.clone().or(stored)
+impl Arguments {
+    /// The recipe's file, which on --resume may be the folder's own.
+    fn recipe_file(&self) -> Option<PathBuf> {
+        let stored = self.out.as_ref().map(|out| out.join(RECIPE_FILE));
+        let stored = stored.filter(|file| self.resume && file.is_file());
+        self.config.clone().or(stored)
+    }
+
+    /// What goes over a recipe's defaults.
+    fn over(&self, flags: Flags) -> Overrides {
+        Overrides {
+            config: self.recipe_file(),
+            flags: flags.0,
+            sets: self.sets.clone(),
+            ..Overrides::default()
+        }
+    }
+}
+
+/// Where a recipe's result goes: what it says, or a folder of this name below `runs`.
+fn out_or(run: &RunSection, name: &str) -> PathBuf {
+    match run.out.as_os_str().is_empty() {
+        true => Path::new("runs").join(name),
+        false => run.out.clone(),
+    }
 }
 
 /// Puts a pipeline together, whose network has learned nothing yet.
@@ -120,16 +143,8 @@ fn pipeline(arguments: &Arguments) -> Result<Listing, Failure> {
     }
     let mut flags = Flags::default();
     flags.path("run", "out", "--out", arguments.out.as_deref());
-    let (recipe, _): (PipelineRecipe, _) = resolve_sections(&Overrides {
-        config: arguments.config.clone(),
-        flags: flags.0,
-        sets: arguments.sets.clone(),
-        ..Overrides::default()
-    })?;
-    let out = match recipe.run.out.as_os_str().is_empty() {
-        true => Path::new("runs").join("pipeline"),
-        false => recipe.run.out.clone(),
-    };
+    let (recipe, _): (PipelineRecipe, _) = resolve_sections(&arguments.over(flags))?;
+    let out = out_or(&recipe.run, "pipeline");
     make_pipeline(&recipe, &out)?;
     Ok(Listing::text(format!(
         "wrote a pipeline with an untrained network to {0}; train it with `host run --backbone {0} --set train.trainable=all`",
@@ -148,16 +163,8 @@ fn classifier(arguments: &Arguments, progress: &Progress) -> Result<Listing, Fai
     flags.path("run", "out", "--out", arguments.out.as_deref());
     flags.whole("classifier", "steps", "--steps", arguments.steps);
     flags.whole("classifier", "threads", "--threads", arguments.threads);
-    let (recipe, _): (ClassifierRecipe, _) = resolve_sections(&Overrides {
-        config: arguments.config.clone(),
-        flags: flags.0,
-        sets: arguments.sets.clone(),
-        ..Overrides::default()
-    })?;
-    let out = match recipe.run.out.as_os_str().is_empty() {
-        true => Path::new("runs").join("classifier"),
-        false => recipe.run.out.clone(),
-    };
+    let (recipe, _): (ClassifierRecipe, _) = resolve_sections(&arguments.over(flags))?;
+    let out = out_or(&recipe.run, "classifier");
     threads::set(recipe.classifier.threads);
     folder::prepare(&out, Existing::Refuse)?;
     let Some(trained) = train_classifier(&recipe.classifier, progress, &watch()?)? else {
@@ -185,13 +192,7 @@ fn resolve<R: Recipe>(arguments: &Arguments) -> Result<(R, PathBuf), Failure> {
     flags.path("run", "out", "--out", arguments.out.as_deref());
     flags.whole("train", "steps", "--steps", arguments.steps);
     flags.whole("train", "threads", "--threads", arguments.threads);
-    let overrides = Overrides {
-        config: recipe_file(arguments),
-        flags: flags.0,
-        sets: arguments.sets.clone(),
-        ..Overrides::default()
-    };
-    let (mut recipe, origins): (R, _) = resolve_sections(&overrides)?;
+    let (mut recipe, origins): (R, _) = resolve_sections(&arguments.over(flags))?;
     let Sections {
         run,
         data,
@@ -200,10 +201,8 @@ fn resolve<R: Recipe>(arguments: &Arguments) -> Result<(R, PathBuf), Failure> {
     } = recipe.sections();
     shorten_warmup(train, &origins);
     check_ranges(data, train, &sample, &origins)?;
-    if run.out.as_os_str().is_empty() {
-        run.out = Path::new("runs").join("pretrain");
-    }
-    run.out = std::path::absolute(&run.out).unwrap_or(run.out.clone());
+    let out = out_or(run, "pretrain");
+    run.out = std::path::absolute(&out).unwrap_or(out);
     let out = run.out.clone();
     Ok((recipe, out))
 }

@@ -106,17 +106,9 @@ fn only_the_control_trains_and_is_written_as_a_folder() {
 fn a_resumed_run_equals_the_uninterrupted_one_and_blocks_may_run_twice() {
     let lab = lab();
     let settings = "--set controlnet.dropout=0.5 --set controlnet.blocks=2 --set sample.count=0";
-    let run = |steps: u32, further: &str, out: &str| {
-        lab.train(&format!(
-            "{HINTED} {settings} --steps {steps} --out {out} {further}"
-        ))
-        .done();
-    };
-    run(4, "", "whole");
-    run(2, "", "halves");
-    run(4, "--resume", "halves");
-    assert_eq!(lab.checkpoint("whole", 4), lab.checkpoint("halves", 4));
-    run(4, "--set train.gradient_checkpointing=true", "replayed");
+    let run = |further: &str| lab.train(&format!("{HINTED} {settings} {further}"));
+    lab.resumes_exactly(run);
+    run("--steps 4 --out replayed --set train.gradient_checkpointing=true").done();
     let parameters =
         |run: &str| tensors(&lab.path(&format!("{run}/checkpoints/step-4/parameters.safetensors")));
     let replayed = parameters("replayed");
@@ -204,10 +196,7 @@ fn a_text_model_is_controlled_and_goes_on_from_what_it_wrote() {
                --set sample.steps=2 --set sample.count=2 --set train.ema_decay=0 --set train.caption_dropout=0.5";
     let control = "--plugin controlnet --set controlnet.hint=canny";
     let train = |further: &str| lab.host(&format!("{run} {further}")).done();
-    train(&format!("{control} --steps 4 --out whole"));
-    train(&format!("{control} --steps 2 --out halves"));
-    train(&format!("{control} --steps 4 --out halves --resume"));
-    assert_eq!(lab.checkpoint("whole", 4), lab.checkpoint("halves", 4));
+    lab.resumes_exactly(|further| train(&format!("{control} {further}")));
     // Neither has changed the backbone at its first step.
     train("--plugin lora --steps 1 --out lora");
     assert_eq!(losses(&lab, "whole")[0], losses(&lab, "lora")[0]);

@@ -233,17 +233,8 @@ fn memory_samples_become_canvases_whatever_the_order_of_the_plugins() {
 fn a_resumed_run_equals_the_uninterrupted_one() {
     let lab = Lab::new();
     pairs(&lab);
-    let run = |steps: u32, further: &str, out: &str| {
-        let steps = format!("--steps {steps} --set sample.count=0");
-        lab.train(&format!(
-            "--plugin one_pic --data pairs {steps} --out {out} {further}"
-        ))
-        .done();
-    };
-    run(4, "", "whole");
-    run(2, "", "halves");
-    run(4, "--resume", "halves");
-    assert_eq!(lab.checkpoint("whole", 4), lab.checkpoint("halves", 4));
+    let settings = "--plugin one_pic --data pairs --set sample.count=0";
+    lab.resumes_exactly(|further| lab.train(&format!("{settings} {further}")));
 }
 
 #[test]

@@ -161,15 +161,8 @@ fn diff_tuning_remembers_what_prompts_draw_and_trains_them_without_text() {
 fn a_canvas_of_pictures_is_told_a_caption_as_one_picture_is() {
     let lab = Lab::of_text();
     let canvas = "--data scenes:studio --set data.count=4 --set data.columns={source=\"edges\"} --plugin one_pic";
-    let run = |steps: usize, further: &str| {
-        let line = RUN.replace("--data captioned", canvas);
-        lab.host(&format!("{line} {LORA} --steps {steps} {further}"))
-            .done()
-    };
-    run(4, "--out whole");
-    run(2, "--out halves");
-    run(4, "--out halves --resume");
-    assert_eq!(lab.checkpoint("whole", 4), lab.checkpoint("halves", 4));
+    let line = RUN.replace("--data captioned", canvas);
+    lab.resumes_exactly(|further| lab.host(&format!("{line} {LORA} {further}")));
     let of = |prompt: &str| drawn(&lab, &["--run", "whole", "--prompt", prompt]);
     assert_ne!(of("a red cone"), of("a blue sphere"));
 }

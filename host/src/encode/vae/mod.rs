@@ -55,15 +55,23 @@ impl Vae {
         Self::load(config, &folder)
     }
 
-    /// One that has learned nothing, for pretraining.
+    /// Whether a recipe's configuration can be built.
     ///
     /// # Errors
     /// A configuration that makes no sense.
-    pub fn init(config: VaeConfig, seed: u64) -> std::result::Result<Self, Error> {
+    pub fn check(config: &VaeConfig) -> std::result::Result<(), Error> {
         config.check().map_err(|reason| Error::Config {
             file: "[autoencoder]".to_owned(),
             reason,
-        })?;
+        })
+    }
+
+    /// One that has learned nothing, for pretraining.
+    ///
+    /// # Errors
+    /// As [`Vae::check`].
+    pub fn init(config: VaeConfig, seed: u64) -> std::result::Result<Self, Error> {
+        Self::check(&config)?;
         let initial = Initial {
             seed,
             device: &Device::Cpu,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::super::{Ending, Error};
@@ -72,13 +72,9 @@ impl Recipe for AutoencoderRecipe {
         }
     }
 
-    fn train(&self) -> &TrainSection {
-        &self.train
-    }
-
     fn check(&self) -> Result<(), Error> {
         self.loss.check()?;
-        Vae::init(self.autoencoder.clone(), 0)?;
+        Vae::check(&self.autoencoder)?;
         self.dataset().map(drop)
     }
 
@@ -204,7 +200,6 @@ fn divergence(posterior: &Posterior) -> candle_core::Result<Tensor> {
 fn scaling_factor(vae: &Vae, trained: &Overlay, dataset: &Arc<dyn Dataset>) -> Result<f64, Error> {
     let batch = data::first_items(&**dataset, SCALED_BY.min(dataset.len()))?;
     let images = batch.tensors.get("images").ok_or(Error::NoImages)?;
-    let images = images.to_device(&Device::Cpu)?;
     let pass = Pass {
         overlay: Some(trained),
         ..Pass::default()

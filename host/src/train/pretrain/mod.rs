@@ -42,9 +42,6 @@ pub trait Recipe: Default + Serialize + DeserializeOwned {
     /// What it has of a run file.
     fn sections(&mut self) -> Sections<'_>;
 
-    /// The training loop's settings.
-    fn train(&self) -> &TrainSection;
-
     /// Whether it can be followed, before anything is written.
     ///
     /// # Errors
@@ -105,10 +102,6 @@ impl Recipe for BackboneRecipe {
             train: &mut self.train,
             sample: self.sample.clone(),
         }
-    }
-
-    fn train(&self) -> &TrainSection {
-        &self.train
     }
 
     fn check(&self) -> Result<(), Error> {

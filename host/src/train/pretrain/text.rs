@@ -53,10 +53,6 @@ impl Recipe for TextRecipe {
         }
     }
 
-    fn train(&self) -> &TrainSection {
-        &self.train
-    }
-
     fn check(&self) -> Result<(), Error> {
         self.text_encoder.check().map_err(|reason| Error::Recipe {
             key: "text_encoder",
