@@ -2,7 +2,7 @@
 
     cargo build --release
     python tests/bench/compare.py [--host target/release/host] [--model dit-s2] [--batch 8] [--rounds 3] [--threads 1 2] [--modes lora full]
-    python tests/bench/compare.py --model sd15 --modes lora --batch 1 --size 32 --steps 3
+    python tests/bench/compare.py --model sd15 --modes lora controlnet --batch 1 --size 32 --steps 2 --rounds 2
 
 Needs what peer.py needs in the Python that runs it. Every round runs both sides one after the other, so that whatever slows the machine down slows
 both; a ratio is that of one round, and the table has the middle ratio of all rounds and the numbers of the middle round. Nothing else should run
@@ -11,7 +11,6 @@ meanwhile. --json FILE keeps everything that was measured.
 
 import argparse
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # Of the losses: the first step, and later ones, in which rounding has grown.
 TOLERANCES = (1e-4, 1e-3)
+# What `host bench` is told for each of the peer's modes.
+OURS = {
+    "lora": ["--plugin", "lora", "--set", "lora.rank={rank}"],
+    "full": [],
+    "controlnet": ["--plugin", "controlnet"],
+    "e2e_ft": ["--plugin", "e2e_ft", "--set", "e2e_ft.task=depth"],
+}
+# Those in which nothing is drawn at random, so that every loss is the same and not only the first.
+REPEATED = ["full", "e2e_ft"]
 
 
 def arguments():
@@ -34,7 +42,7 @@ def arguments():
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--modes", nargs="+", choices=["lora", "full"], default=["lora", "full"])
+    parser.add_argument("--modes", nargs="+", choices=OURS, default=["lora", "full"])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements here")
     return parser.parse_args()
 
@@ -55,17 +63,16 @@ def peer(args, mode, threads, *further):
 
 def ours(args, mode, threads, folder):
     command = [args.host, "bench", "--quiet", "--backbone", folder, "--inputs", folder / "inputs.safetensors"]
-    if mode == "lora":
-        command += ["--plugin", "lora", "--set", f"lora.rank={args.rank}"]
+    command += [word.format(rank=args.rank) for word in OURS[mode]]
     return run([*command, "--threads", threads, "--steps", args.steps, "--json"])
 
 
 def check_same_work(mode, mine, theirs):
-    """With all weights trained every loss is the same; A of LoRA is drawn at random, so there only the first one is."""
+    """Every loss is the same; where something that trains is drawn at random, such as LoRA's A, the first one is."""
     if mine["trainable"] != theirs["trainable"]:
         # Embedders that all blocks share are held once here, and diffusers counts each.
         print(f"note: {mine['trainable']} numbers train here, {theirs['trainable']} there", file=sys.stderr)
-    compared = len(theirs["losses"]) if mode == "full" else 1
+    compared = len(theirs["losses"]) if mode in REPEATED else 1
     for step in range(compared):
         a, b = mine["losses"][step], theirs["losses"][step]
         if abs(a - b) > TOLERANCES[min(step, 1)] * abs(b):
@@ -91,30 +98,33 @@ QUANTITIES = [
 
 def main():
     args = arguments()
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
     kept = []
-    try:
-        # Once for all: both sides then read the same files, and no measured process writes them.
-        peer(args, args.modes[0], max(args.threads), "--save", folder)
-        print("| what trains | threads | quantity | ours | PyTorch | ratio |\n|---|---|---|---|---|---|")
-        for mode in args.modes:
+    print("| what trains | threads | quantity | ours | PyTorch | ratio |\n|---|---|---|---|---|---|")
+    for mode in args.modes:
+        # Once for all rounds: both sides then read the same files, and no measured process writes them.
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            folder = Path(folder)
+            peer(args, mode, max(args.threads), "--save", folder)
             for threads in args.threads:
-                pairs = []
-                for number in range(args.rounds):
-                    print(f"{mode}, {threads} threads, round {number + 1} of {args.rounds}", file=sys.stderr)
-                    theirs, mine = peer(args, mode, threads), ours(args, mode, threads, folder)
-                    check_same_work(mode, mine, theirs)
-                    pairs.append((mine, theirs))
-                kept += [{"mode": mode, "threads": threads, "ours": mine, "peer": theirs} for mine, theirs in pairs]
-                for name, of, form in QUANTITIES:
-                    ratios = [of(mine) / of(theirs) for mine, theirs in pairs]
-                    middle = statistics.median_low(ratios)
-                    mine, theirs = (form.format(of(side)) for side in pairs[ratios.index(middle)])
-                    print(f"| {mode} | {threads} | {name} | {mine} | {theirs} | {middle:.2f} |", flush=True)
-        if args.json:
-            args.json.write_text(json.dumps(kept, indent=1) + "\n")
-    finally:
-        shutil.rmtree(folder)
+                kept += compare(args, mode, threads, folder)
+    if args.json:
+        args.json.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def compare(args, mode, threads, folder):
+    """All rounds of one row, printed."""
+    pairs = []
+    for number in range(args.rounds):
+        print(f"{mode}, {threads} threads, round {number + 1} of {args.rounds}", file=sys.stderr)
+        theirs, mine = peer(args, mode, threads), ours(args, mode, threads, folder)
+        check_same_work(mode, mine, theirs)
+        pairs.append((mine, theirs))
+    for name, of, form in QUANTITIES:
+        ratios = [of(mine) / of(theirs) for mine, theirs in pairs]
+        middle = statistics.median_low(ratios)
+        mine, theirs = (form.format(of(side)) for side in pairs[ratios.index(middle)])
+        print(f"| {mode} | {threads} | {name} | {mine} | {theirs} | {middle:.2f} |", flush=True)
+    return [{"mode": mode, "threads": threads, "ours": mine, "peer": theirs} for mine, theirs in pairs]
 
 
 if __name__ == "__main__":

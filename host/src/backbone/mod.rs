@@ -138,7 +138,7 @@ impl Backbone {
     /// Reads a backbone: a diffusers pipeline folder, its `transformer/` or `unet/` folder, an original DiT file (`.pt` or `.safetensors`), or a whole
     /// Stable Diffusion in its original layout (`.safetensors` or `.ckpt`).
     ///
-    /// Files are memory-mapped and converted to `dtype` one tensor at a time.
+    /// Files are read and converted to `dtype` one tensor at a time.
     ///
     /// # Errors
     /// When there is nothing there, when a file is corrupt, or when the configuration and the weights disagree.

@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     backbone: Option<PathBuf>,
     #[command(flatten)]
     adapters: AdapterChoice,
-    /// Inputs of the steps: step0.latents, step0.noise, step0.timesteps, step0.class_labels, step1.latents and so on [default: drawn]
+    /// Inputs of the steps: step0.latents or step0.images, step0.noise, step0.timesteps, the conditioning and columns, step1.latents and so on [default: drawn]
     #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["batch_size", "size"])]
     inputs: Option<PathBuf>,
     /// Samples in one forward pass [default: 8]

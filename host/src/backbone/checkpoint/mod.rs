@@ -54,7 +54,7 @@ impl Container<'_> {
         };
         Ok(match files {
             [pickle] if !is_safetensors(pickle) => Self::Pickle(PickleFile::open(pickle)?),
-            files => Self::Safetensors(SafetensorsFiles::map(files)?),
+            files => Self::Safetensors(SafetensorsFiles::open(files)?),
         })
     }
 

@@ -1,30 +1,50 @@
-//! Safetensors files seen as one set of tensors, through a memory map or borrowed from memory: only the tensor being read is ever copied.
+//! Safetensors files seen as one set of tensors, on disk or borrowed from memory. Only the tensor being read is in memory: a mapped file would stay there beside its copy.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::ops::{Deref, Range};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, Metadata};
 
 use super::super::Error;
 
-/// The bytes of one file.
+/// Where the bytes of one file are.
 #[derive(Debug)]
 enum Bytes<'a> {
-    Mapped(Mmap),
+    Stored(File),
     Borrowed(&'a [u8]),
 }
 
-impl Deref for Bytes<'_> {
-    type Target = [u8];
+impl Bytes<'_> {
+    fn len(&self) -> io::Result<u64> {
+        Ok(match self {
+            Self::Stored(file) => file.metadata()?.len(),
+            Self::Borrowed(bytes) => bytes.len() as u64,
+        })
+    }
 
-    fn deref(&self) -> &[u8] {
+    /// # Errors
+    /// A disk that fails, or a range that ends behind the file.
+    fn read(&self, range: Range<u64>) -> io::Result<Cow<'_, [u8]>> {
+        let beyond = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let (start, end) = (range.start as usize, range.end as usize);
         match self {
-            Self::Mapped(map) => map,
-            Self::Borrowed(bytes) => bytes,
+            Self::Borrowed(bytes) => bytes.get(start..end).map(Cow::Borrowed).ok_or_else(beyond),
+            Self::Stored(file) => {
+                // Before room is made for it.
+                if range.end > file.metadata()?.len() {
+                    return Err(beyond());
+                }
+                let mut bytes = vec![0; end - start];
+                file.read_exact_at(&mut bytes, range.start)?;
+                Ok(Cow::Owned(bytes))
+            }
         }
     }
 }
@@ -33,7 +53,7 @@ impl Deref for Bytes<'_> {
 #[derive(Debug)]
 struct Entry {
     file: usize,
-    range: Range<usize>,
+    range: Range<u64>,
     dtype: Dtype,
     shape: Vec<usize>,
 }
@@ -46,8 +66,8 @@ pub(super) struct SafetensorsFiles<'a> {
 }
 
 impl<'a> SafetensorsFiles<'a> {
-    /// Maps files and reads their headers.
-    pub(super) fn map(paths: &[PathBuf]) -> Result<Self, Error> {
+    /// Opens files and reads their headers.
+    pub(super) fn open(paths: &[PathBuf]) -> Result<Self, Error> {
         let mut files = Vec::new();
         for path in paths {
             let io = |source| Error::Io {
@@ -61,10 +81,7 @@ impl<'a> SafetensorsFiles<'a> {
                     reason: "the file is empty".to_owned(),
                 });
             }
-            // SAFETY: the map is read-only and private to this value. It is unsound only if the file shrinks or changes while it is open, which no reader of a mapped file can
-            // exclude; writers of checkpoints, this one included, replace files by renaming, which leaves an open map on the old contents.
-            let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-            files.push((path.display().to_string(), Bytes::Mapped(map)));
+            files.push((path.display().to_string(), Bytes::Stored(file)));
         }
         Self::index(files)
     }
@@ -81,11 +98,11 @@ impl<'a> SafetensorsFiles<'a> {
                 file: name.clone(),
                 reason,
             };
-            let (header, metadata) = SafeTensors::read_metadata(bytes)
+            let (start, metadata) = header(bytes)
                 .map_err(|error| malformed(format!("not a complete safetensors file ({error})")))?;
-            let start = header + size_of::<u64>();
-            let available = bytes.len().saturating_sub(start);
-            if metadata.data_len() != available {
+            let length = bytes.len().map_err(|error| malformed(error.to_string()))?;
+            let available = length.saturating_sub(start);
+            if metadata.data_len() as u64 != available {
                 return Err(malformed(format!(
                     "its header promises {} bytes of tensors and {available} are there",
                     metadata.data_len()
@@ -94,7 +111,7 @@ impl<'a> SafetensorsFiles<'a> {
             for (tensor, info) in metadata.tensors() {
                 let entry = Entry {
                     file,
-                    range: start + info.data_offsets.0..start + info.data_offsets.1,
+                    range: start + info.data_offsets.0 as u64..start + info.data_offsets.1 as u64,
                     dtype: info.dtype,
                     shape: info.shape.clone(),
                 };
@@ -130,7 +147,7 @@ impl<'a> SafetensorsFiles<'a> {
             }
         };
         Ok(Tensor::from_raw_buffer(
-            self.bytes(entry),
+            &self.bytes(entry)?,
             dtype,
             &entry.shape,
             &Device::Cpu,
@@ -142,7 +159,7 @@ impl<'a> SafetensorsFiles<'a> {
         let (first, second) = (self.entry(first)?, self.entry(second)?);
         Ok(first.dtype == second.dtype
             && first.shape == second.shape
-            && self.bytes(first) == self.bytes(second))
+            && self.bytes(first)? == self.bytes(second)?)
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, Error> {
@@ -152,7 +169,23 @@ impl<'a> SafetensorsFiles<'a> {
         })
     }
 
-    fn bytes(&self, entry: &Entry) -> &[u8] {
-        &self.files[entry.file].1[entry.range.clone()]
+    fn bytes(&self, entry: &Entry) -> Result<Cow<'_, [u8]>, Error> {
+        let (file, bytes) = &self.files[entry.file];
+        bytes
+            .read(entry.range.clone())
+            .map_err(|error| Error::Weights {
+                file: file.clone(),
+                reason: format!("it cannot be read ({error})"),
+            })
     }
+}
+
+/// Where the tensors of a file begin, and what its header says of them.
+fn header(bytes: &Bytes<'_>) -> Result<(u64, Metadata), Box<dyn std::error::Error>> {
+    const SIZE: u64 = size_of::<u64>() as u64;
+    let mut size = [0; SIZE as usize];
+    size.copy_from_slice(&bytes.read(0..SIZE)?);
+    let start = u64::from_le_bytes(size).saturating_add(SIZE);
+    let (_, metadata) = SafeTensors::read_metadata(&bytes.read(0..start)?)?;
+    Ok((start, metadata))
 }

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::backbone::ModelInfo;
 use crate::data::Batch;
+use crate::encode::Encoder;
 use crate::random::Stream;
 use crate::train::{Error, Start};
 
@@ -27,9 +28,12 @@ pub enum Inputs {
         /// Where the draws begin.
         seed: u64,
     },
-    /// A safetensors file with `step0.latents` `[B, C, H, W]`, `step0.noise` of the same shape, `step0.timesteps` `[B]` and the conditioning:
-    /// `step0.class_labels` `[B]` (without them, the null class), or for a UNet `step0.encoder_hidden_states` `[B, S, D]`, and for SDXL's
-    /// `step0.text_embeds` `[B, P]` and `step0.time_ids` `[B, 6]`; then `step1.latents`, and so on.
+    /// A safetensors file with `step0.noise` `[B, C, h, w]`, `step0.timesteps` `[B]`, what they are for, and the conditioning; then `step1.noise`, and so on.
+    ///
+    /// What they are for: `step0.latents` `[B, C, h, w]`, or `step0.images` `[B, 3, H, W]` in -1..1, which the backbone's autoencoder encodes in every step. With
+    /// images may come columns of data for plugins by their names, such as `step0.hint` `[B, 3, H, W]` in -1..1 or `step0.depth` `[B, 1, H, W]` in 0..1.
+    /// The conditioning: `step0.class_labels` `[B]` (without them, the null class), or for a UNet `step0.encoder_hidden_states` `[B, S, D]`, and for SDXL's
+    /// `step0.text_embeds` `[B, P]` and `step0.time_ids` `[B, 6]`.
     File(PathBuf),
 }
 
@@ -37,9 +41,20 @@ pub enum Inputs {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame<'a> {
     pub(super) backbone: &'a ModelInfo,
+    /// What makes latents of images.
+    pub(super) encoder: &'a Encoder,
     pub(super) num_train_timesteps: usize,
     /// How many forward passes want inputs.
     pub(super) passes: usize,
+}
+
+/// The inputs of a benchmark.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// Of every pass.
+    pub(super) starts: Vec<Start>,
+    /// Whether their images are pictures, and not latents.
+    pub(super) pictures: bool,
 }
 
 impl Inputs {
@@ -47,7 +62,7 @@ impl Inputs {
     ///
     /// # Errors
     /// A size that the backbone does not take; a file that cannot be read, or lacks something, or holds what does not fit.
-    pub(super) fn starts(&self, frame: Frame<'_>) -> Result<Vec<Start>, Error> {
+    pub(super) fn make(&self, frame: Frame<'_>) -> Result<Made, Error> {
         match self {
             Self::Drawn {
                 batch_size,
@@ -57,9 +72,13 @@ impl Inputs {
                 let side = size.unwrap_or(frame.backbone.sample_size);
                 check_side(side, frame.backbone)?;
                 let mut stream = Stream::new(*seed, "benchmark inputs");
-                (0..frame.passes)
+                let starts = (0..frame.passes)
                     .map(|_| drawn(frame, *batch_size, side, &mut stream))
-                    .collect()
+                    .collect::<Result<_, _>>()?;
+                Ok(Made {
+                    starts,
+                    pictures: false,
+                })
             }
             Self::File(path) => read(path, frame),
         }
@@ -107,13 +126,13 @@ fn drawn(frame: Frame<'_>, count: usize, side: usize, stream: &mut Stream) -> Re
 }
 
 fn start(
-    latents: Tensor,
+    images: Tensor,
     noise: Tensor,
     timesteps: Tensor,
-    conditioning: BTreeMap<String, Tensor>,
+    others: BTreeMap<String, Tensor>,
 ) -> Start {
-    let mut tensors = conditioning;
-    tensors.insert("images".to_owned(), latents);
+    let mut tensors = others;
+    tensors.insert("images".to_owned(), images);
     Start {
         batch: Batch {
             tensors,
@@ -124,7 +143,7 @@ fn start(
     }
 }
 
-fn read(path: &Path, frame: Frame<'_>) -> Result<Vec<Start>, Error> {
+fn read(path: &Path, frame: Frame<'_>) -> Result<Made, Error> {
     let refuse = |reason: String| Error::Inputs {
         path: path.to_owned(),
         reason,
@@ -132,7 +151,7 @@ fn read(path: &Path, frame: Frame<'_>) -> Result<Vec<Start>, Error> {
     let tensors = candle_core::safetensors::load(path, &Device::Cpu)
         .map_err(|error| refuse(error.to_string()))?;
     let there = (0..)
-        .take_while(|step| tensors.contains_key(&format!("step{step}.latents")))
+        .take_while(|step| tensors.contains_key(&format!("step{step}.noise")))
         .count();
     if there < frame.passes {
         return Err(refuse(format!(
@@ -144,7 +163,10 @@ fn read(path: &Path, frame: Frame<'_>) -> Result<Vec<Start>, Error> {
     let starts: Vec<Start> = steps.collect::<Result<_, _>>().map_err(refuse)?;
     let shape = |start: &Start| start.noise.as_ref().map(|noise| noise.dims().to_vec());
     match starts.iter().all(|start| shape(start) == shape(&starts[0])) {
-        true => Ok(starts),
+        true => Ok(Made {
+            starts,
+            pictures: tensors.contains_key("step0.images"),
+        }),
         false => Err(refuse("its steps differ in shape".to_owned())),
     }
 }
@@ -158,28 +180,35 @@ fn one(tensors: &HashMap<String, Tensor>, step: usize, frame: Frame<'_>) -> Resu
             .ok_or_else(|| format!("there is no `{name}`"))?;
         tensor.to_dtype(dtype).map_err(|error| error.to_string())
     };
-    let latents = get("latents", DType::F32)?; // [B, C, H, W]
-    let &[count, channels, height, width] = latents.dims() else {
+    let noise = get("noise", DType::F32)?; // [B, C, h, w]
+    let &[count, channels, height, width] = noise.dims() else {
         return Err(format!(
-            "`step{step}.latents` are {:?}, not [B, C, H, W]",
-            latents.dims()
+            "`step{step}.noise` is {:?}, not [B, C, H, W]",
+            noise.dims()
         ));
     };
     if channels != frame.backbone.in_channels {
         return Err(format!(
-            "`step{step}.latents` have {channels} channels, and the backbone takes {}",
+            "`step{step}.noise` has {channels} channels, and the backbone takes {}",
             frame.backbone.in_channels
         ));
     }
     for side in [height, width] {
         check_side(side, frame.backbone).map_err(|error| error.to_string())?;
     }
-    let noise = get("noise", DType::F32)?; // [B, C, H, W]
-    if noise.dims() != latents.dims() {
+    let (name, expected) = match tensors.contains_key(&format!("step{step}.images")) {
+        true => {
+            let factor = frame.encoder.factor();
+            ("images", [count, 3, height * factor, width * factor])
+        }
+        false => ("latents", [count, channels, height, width]),
+    };
+    let images = get(name, DType::F32)?;
+    if images.dims() != expected {
         return Err(format!(
-            "`step{step}.noise` is {:?}, and the latents are {:?}",
-            noise.dims(),
-            latents.dims()
+            "`step{step}.{name}` are {:?}; for the noise, {:?}, they must be {expected:?}",
+            images.dims(),
+            noise.dims()
         ));
     }
     let numbers = |name: &str, bound: usize| {
@@ -197,7 +226,14 @@ fn one(tensors: &HashMap<String, Tensor>, step: usize, frame: Frame<'_>) -> Resu
     };
     let timesteps = numbers("timesteps", frame.num_train_timesteps)?; // [B]
     let info = frame.backbone;
-    let mut conditioning = BTreeMap::new();
+    let prefix = format!("step{step}.");
+    let known = ["images", "latents", "noise", "timesteps"];
+    let mut others = BTreeMap::new();
+    for name in tensors.keys().filter_map(|name| name.strip_prefix(&prefix)) {
+        if !known.contains(&name) {
+            others.insert(name.to_owned(), get(name, DType::F32)?);
+        }
+    }
     for name in info.reads() {
         let there = tensors.contains_key(&format!("step{step}.{name}"));
         let tensor = match (name, there) {
@@ -206,13 +242,15 @@ fn one(tensors: &HashMap<String, Tensor>, step: usize, frame: Frame<'_>) -> Resu
                 .map_err(|error| error.to_string())?,
             _ => get(name, DType::F32)?,
         };
+        others.insert(name.to_owned(), tensor);
+    }
+    for (name, tensor) in &others {
         if tensor.dims().first() != Some(&count) {
             return Err(format!(
                 "`step{step}.{name}` is {:?} for {count} samples",
                 tensor.dims()
             ));
         }
-        conditioning.insert(name.to_owned(), tensor);
     }
-    Ok(start(latents, noise, timesteps, conditioning))
+    Ok(start(images, noise, timesteps, others))
 }

@@ -127,19 +127,23 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
             config.backbone.dtype.into(),
         )
     })?;
-    // The inputs are latents.
-    let model = Pretrained {
-        encoder: Encoder::Pixels,
-        text: None,
-        ..model
-    };
     let backbone_s = watch.lap();
-    let starts = job.inputs.starts(Frame {
+    let made = job.inputs.make(Frame {
         backbone: model.backbone.info(),
+        encoder: &model.encoder,
         num_train_timesteps: model.process.num_train_timesteps(),
         passes: settings.steps as usize * settings.accumulation,
     })?;
-    let shape = starts.first().and_then(|start| start.noise.as_ref());
+    // Texts come encoded, and pictures may.
+    let model = Pretrained {
+        encoder: match made.pictures {
+            true => model.encoder,
+            false => Encoder::Pixels,
+        },
+        text: None,
+        ..model
+    };
+    let shape = made.starts.first().and_then(|start| start.noise.as_ref());
     let (batch, _, size, _) = shape.ok_or(Error::NoImages)?.dims4()?;
     settings.batch_size = batch;
 
@@ -168,7 +172,7 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
             stack,
             settings,
             selections.as_deref(),
-            Feed::fixed(starts),
+            Feed::fixed(made.starts),
             None,
         )
     })?;
