@@ -13,16 +13,16 @@ import argparse
 import json
 import random
 import statistics
-import struct
-import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+sys.path.insert(0, str(HERE.parent))
+from shared import Host, markdown, options, read_json, read_png, spread, write_png  # noqa: E402
+
 SIDE = 32
 COUNT = 1000
+STEPS = 400
 # Of the variance of a drawing, the share that its outline explains from which on the hint is said to hold.
 HOLDS = 0.5
 COLOURS = {
@@ -33,39 +33,6 @@ ARMS = {
     "controlnet": ["--plugin", "controlnet"],
     "controlnet+diff_tuning": ["--plugin", "controlnet", "--plugin", "diff_tuning"],
 }
-
-
-def write_png(path, rows):
-    """`rows` of RGB bytes."""
-    raw = b"".join(b"\0" + bytes(row) for row in rows)
-    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    header = struct.pack(">IIBBBBB", len(rows[0]) // 3, len(rows), 8, 2, 0, 0, 0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b""))
-
-
-def read_png(path):
-    """Rows of RGB bytes of an 8-bit RGB picture, as the host writes them."""
-    data, at, packed = path.read_bytes(), 8, b""
-    while at < len(data):
-        length, kind = struct.unpack(">I4s", data[at : at + 8])
-        body = data[at + 8 : at + 8 + length]
-        if kind == b"IHDR":
-            width, height, depth, colours = struct.unpack(">IIBB", body[:10])
-            assert (depth, colours) == (8, 2), f"{path} is no 8-bit RGB picture"
-        packed += body if kind == b"IDAT" else b""
-        at += 12 + length
-    raw, stride, rows, above = zlib.decompress(packed), 3 * width, [], bytearray(3 * width)
-    for y in range(height):
-        how, row = raw[y * (stride + 1)], bytearray(raw[y * (stride + 1) + 1 : (y + 1) * (stride + 1)])
-        for x in range(stride):
-            left, up, corner = (row[x - 3] if x > 2 else 0), above[x], (above[x - 3] if x > 2 else 0)
-            guess = left + up - corner
-            paeth = min((left, up, corner), key=lambda near: abs(guess - near))
-            row[x] = (row[x] + (0, left, up, (left + up) // 2, paeth)[how]) & 255
-        rows.append(row)
-        above = row
-    return rows
 
 
 def disc(number):
@@ -134,25 +101,6 @@ def explained(picture, place):
     return 1 - sum(map(spread, parts)) / max(spread(picture), 1e-9)
 
 
-def train(host, folder, arm, data, asked):
-    """Trains a run to its end, from wherever it stands."""
-    log = folder.with_suffix(".log")
-    if (folder / "samples/after.png").is_file():
-        return
-    print(f"training {folder.name}", flush=True)
-    if (folder / "run.toml").is_file():
-        arguments = ["run", "--resume", "--out", folder]
-    else:
-        arguments = ["run", "--config", HERE / "circles.toml", "--data", data, *ARMS[arm], "--out", folder, *asked]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        code = subprocess.run([host, *map(str, arguments)], stdout=file, stderr=file).returncode
-    if code == 130:
-        sys.exit("interrupted; the same command goes on")
-    if code != 0:
-        sys.exit(f"`host {' '.join(map(str, arguments))}` ended with {code}; see {log}")
-
-
 def measure(folder, count):
     """{step: share explained, the mean of the samples} of a run."""
     values = {}
@@ -162,42 +110,43 @@ def measure(folder, count):
     return values
 
 
+def holds(values):
+    """The first step from which on the hint holds."""
+    return next((step for step, value in values.items() if value >= HOLDS), None)
+
+
 def table(results):
-    lines = ["| method | seed | holds from step | explained at the end |", "|---|---|---|---|"]
+    rows = []
     for arm, seeds in results.items():
-        for seed, values in seeds.items():
-            holds = next((step for step, value in values.items() if value >= HOLDS), "-")
-            lines.append(f"| {arm} | {seed} | {holds} | {list(values.values())[-1]:.2f} |")
-    return "\n".join(lines) + "\n"
+        begun = [holds(values) for values in seeds.values()]
+        told = ", ".join(str(step or "-") for step in begun)
+        middle = spread(begun, 0) if all(begun) else "-"
+        rows.append([arm, ", ".join(seeds), told, middle, spread([list(values.values())[-1] for values in seeds.values()], 2)])
+    return markdown(["method", "seeds", "holds from step", "mean", "explained at the end"], rows)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--host", default=ROOT / "target" / "release" / "host", help="the host program")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "circles", help="where data, runs and results go")
+    options(parser, "circles")
     parser.add_argument("--backbone", help="a diffusers folder; without, the embedded one")
     parser.add_argument("--only", choices=ARMS, action="append", help="only this method")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help="training steps; without, those of circles.toml")
-    parser.add_argument("--threads", type=int, default=0, help="of the host")
-    parser.add_argument("--table", action="store_true", help="only print the table of the last results")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps")
     asked = parser.parse_args()
     stored = asked.out / "results.json"
     if asked.table:
-        print(table(json.loads(stored.read_text())), end="")
+        print(table(read_json(stored)), end="")
         return
-    if not Path(asked.host).is_file():
-        sys.exit(f"no host at {asked.host}; build it with `cargo build --release`, or give --host")
-    data, results = asked.out / "data", {}
+    host, results = Host(asked), {}
+    data = host.out / "data"
     write_data(data)
     for seed in asked.seeds:
         for arm in asked.only or ARMS:
-            folder = asked.out / f"{arm.replace('+', '-')}-seed{seed}"
-            further = ["--seed", seed, "--threads", asked.threads]
-            further += ["--steps", asked.steps] if asked.steps else []
-            further += ["--backbone", asked.backbone] if asked.backbone else []
-            train(asked.host, folder, arm, data, further)
-            results.setdefault(arm, {})[seed] = measure(folder, 16)
+            folder = host.out / f"{arm.replace('+', '-')}-seed{seed}"
+            arguments = ["--config", HERE / "circles.toml", "--data", data, *ARMS[arm], "--seed", seed]
+            arguments += ["--backbone", asked.backbone] if asked.backbone else []
+            host.train(folder, asked.steps, *arguments)
+            results.setdefault(arm, {})[str(seed)] = measure(folder, 16)
             stored.write_text(json.dumps(results, indent=1))
             print(table(results), flush=True)
 

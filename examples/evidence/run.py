@@ -10,15 +10,14 @@ and a built host with its plugins (`cargo build --release`). README.md beside th
 
 import argparse
 import json
-import shutil
-import statistics
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+sys.path.insert(0, str(HERE.parent))
+from shared import Host, options, read_json, spread  # noqa: E402
+
 STEPS = 400
 CHECKPOINTS = [200, 400]
 SEEDS = [1, 2, 3]
@@ -73,41 +72,17 @@ class Run:
         return f"{self.arm.name}, rate {self.rate:g}, seed {self.seed}"
 
 
-class Bench:
-    """A host program and the folder in which its runs lie."""
-
-    def __init__(self, host, out, threads=0):
-        self.host = Path(host)
-        self.threads = ["--threads", threads]
-        self.out = Path(out).resolve()
-        if not self.host.is_file():
-            sys.exit(f"no host at {self.host}; build it with `cargo build --release`, or give --host")
+class Bench(Host):
+    """A host program and the folder in which the runs that are compared lie."""
 
     def run(self, arm, rate, seed):
         name = f"{arm.name}-lr{rate:g}-seed{seed}".replace("+", "-").replace(", ", "-").replace(" ", "-")
         return Run(arm, rate, seed, self.out / name)
 
-    def call(self, arguments, log):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            done = subprocess.run([self.host, *map(str, [*arguments, *self.threads])], stdout=file, stderr=file)
-        if done.returncode == 130:
-            sys.exit("interrupted; the same command goes on")
-        if done.returncode != 0:
-            sys.exit(f"`host {' '.join(map(str, arguments))}` ended with {done.returncode}; see {log}")
-
-    def train(self, run):
+    def fit(self, run):
         """Trains a run to its end, from wherever it stands."""
-        log = self.out / "logs" / f"{run.folder.name}.log"
-        if (run.folder / "checkpoints" / f"step-{STEPS}").is_dir():
-            return
-        print(f"training {run.label()}", flush=True)
-        if (run.folder / "run.toml").is_file():
-            self.call(["run", "--resume", "--out", run.folder], log)
-            return
-        shutil.rmtree(run.folder, ignore_errors=True)
-        own = ["--lr", f"{run.rate:g}", "--seed", run.seed, "--out", run.folder]
-        self.call(["run", "--config", HERE / "few_shot.toml", "--steps", STEPS, *run.arm.arguments, *own], log)
+        own = ["--lr", f"{run.rate:g}", "--seed", run.seed]
+        self.train(run.folder, STEPS, "--config", HERE / "few_shot.toml", *run.arm.arguments, *own)
 
     def evaluate(self, run, step, images):
         """The numbers of a run's checkpoint, measured once."""
@@ -115,8 +90,8 @@ class Bench:
         if not (folder / "eval.json").is_file():
             print(f"evaluating {run.label()} after {step} steps", flush=True)
             what = ["--run", run.folder, "--checkpoint", step, "--count", images, "--out", folder]
-            self.call(["eval", *what, *REFERENCE], self.out / "logs" / f"{run.folder.name}.log")
-        return json.loads((folder / "eval.json").read_text())
+            self.call(run.folder.with_suffix(".log"), "eval", *what, *REFERENCE)
+        return read_json(folder / "eval.json")
 
     def backbone(self):
         """The numbers of the backbone before any training, whose labels mean other solids."""
@@ -124,8 +99,8 @@ class Bench:
         if not (folder / "eval.json").is_file():
             print("evaluating the backbone", flush=True)
             how = ["--sampler", "dpmpp_2m", "--steps", 12, "--guidance", 1.5, "--batch-size", 48]
-            self.call(["eval", "--count", IMAGES, "--out", folder, *how, *REFERENCE], self.out / "logs" / "backbone.log")
-        return json.loads((folder / "eval.json").read_text())
+            self.call(folder.with_suffix(".log"), "eval", "--count", IMAGES, "--out", folder, *how, *REFERENCE)
+        return read_json(folder / "eval.json")
 
 
 def search(bench, arms):
@@ -135,7 +110,7 @@ def search(bench, arms):
         tried = []
         for rate in arm.rates:
             run = bench.run(arm, rate, SEARCH_SEED)
-            bench.train(run)
+            bench.fit(run)
             tried.append((rate, bench.evaluate(run, STEPS, SEARCH_IMAGES)["frechet"]))
         chosen[arm.name] = (min(tried, key=lambda pair: pair[1])[0], tried)
     return chosen
@@ -149,16 +124,10 @@ def measure(bench, arms, chosen, seeds, heard):
         for seed in seeds:
             for arm in arms:
                 run = bench.run(arm, chosen[arm.name][0], seed)
-                bench.train(run)
+                bench.fit(run)
                 results[arm.name][step].append(bench.evaluate(run, step, IMAGES))
                 heard(results)
     return results
-
-
-def spread(values, digits=1):
-    middle = statistics.mean(values)
-    around = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{middle:.{digits}f} ± {around:.{digits}f}"
 
 
 def row(name, rate, step, numbers):
@@ -205,14 +174,11 @@ def tables(chosen, results, backbone, seeds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--host", default=ROOT / "target" / "release" / "host", help="the host program")
-    parser.add_argument("--out", default=ROOT / "runs" / "evidence", help="where the runs and results go")
+    options(parser, "evidence")
     parser.add_argument("--only", action="append", metavar="METHOD", help="only this method; may be repeated")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--threads", type=int, default=0, help="of the host; on a busy machine 1 is faster than many")
-    parser.add_argument("--table", action="store_true", help="only print the tables of the last results")
     asked = parser.parse_args()
-    table, stored = Path(asked.out) / "results.md", Path(asked.out) / "results.json"
+    table, stored = asked.out / "results.md", asked.out / "results.json"
     if asked.table:
         print(table.read_text())
         return
@@ -220,7 +186,7 @@ def main():
     if unknown:
         sys.exit(f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(arm.name for arm in ARMS)}")
     arms = [arm for arm in ARMS if not asked.only or arm.name in asked.only]
-    bench = Bench(asked.host, asked.out, asked.threads)
+    bench = Bench(asked)
     backbone = bench.backbone()
     chosen = search(bench, arms)
 

@@ -40,6 +40,8 @@ TOKENS = 77
 CLASSES = 1000
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 FACTOR = 8
+# Tokens of the text encoder beside its two marks.
+LETTERS = 512
 DEPTH_RANGE = 1.0
 
 
@@ -123,10 +125,32 @@ def make_autoencoder(torch, args):
     return vae.requires_grad_(False).eval()
 
 
+def make_text(args):
+    """A text encoder of two layers, whose tokenizer knows single bytes."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(vocab_size=LETTERS + 2, hidden_size=UNETS[args.model][1], num_hidden_layers=2, bos_token_id=LETTERS, eos_token_id=LETTERS + 1)
+    return CLIPTextModel(config).requires_grad_(False).eval()
+
+
+def save_tokenizer(folder):
+    """CLIP's with no merges: all bytes, all bytes that end a word, and the two marks."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    letters = list(bytes_to_unicode().values())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    os.makedirs(folder)
+    write = lambda name, text: open(os.path.join(folder, name), "w").write(text)
+    write("vocab.json", json.dumps({token: number for number, token in enumerate(tokens)}))
+    write("merges.txt", "#version: 0.2\n")
+    marks = {"bos_token": tokens[-2], "eos_token": tokens[-1], "unk_token": tokens[-1], "pad_token": tokens[-1]}
+    write("tokenizer_config.json", json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS, **marks}))
+
+
 class Noise:
     """The squared error of the noise on given latents; all weights train, or LoRA."""
 
-    def __init__(self, torch, args, net, scheduler, _vae):
+    def __init__(self, torch, args, net, scheduler, _vae, _text):
         from peft import LoraConfig, inject_adapter_in_model
 
         if args.mode == "lora":
@@ -145,7 +169,7 @@ class Noise:
 class Controlnet:
     """As `Noise` on encoded pictures, a ControlNet beside the frozen network."""
 
-    def __init__(self, torch, _args, net, scheduler, vae):
+    def __init__(self, torch, _args, net, scheduler, vae, _text):
         from diffusers import ControlNetModel
 
         self.controlnet = ControlNetModel.from_unet(net)
@@ -164,9 +188,11 @@ class Controlnet:
 
 
 class E2eFt:
-    """Depth in one step from the last timestep with zeros for noise, the loss on the decoded picture."""
+    """Depth in one step from the last timestep with zeros for noise and no words, the loss on the decoded picture."""
 
-    def __init__(self, torch, _args, net, scheduler, vae):
+    def __init__(self, torch, _args, net, scheduler, vae, text):
+        nothing = torch.tensor([[LETTERS, *[LETTERS + 1] * (TOKENS - 1)]])
+        self.told = text(nothing).last_hidden_state
         narrow = net.conv_in
         wide = torch.nn.Conv2d(2 * narrow.in_channels, narrow.out_channels, 3, padding=1)
         wide.weight.data = torch.cat([narrow.weight.data, narrow.weight.data], 1) / 2
@@ -183,7 +209,8 @@ class E2eFt:
             context = self.vae.encode(given["images"]).latent_dist.mode() * scale
         noisy = torch.zeros_like(context)
         timesteps = torch.full((len(context),), self.last)
-        prediction = self.net(torch.cat([context, noisy], 1), timesteps, given["encoder_hidden_states"]).sample
+        told = self.told.expand(len(context), -1, -1)
+        prediction = self.net(torch.cat([context, noisy], 1), timesteps, told).sample
         latents = (noisy - (1 - self.kept).sqrt() * prediction) / self.kept.sqrt()
         depth = self.vae.decode(latents / scale).sample.mean(1, keepdim=True).clamp(-1, 1)
         near, far = torch.quantile(given["depth"].flatten(1), torch.tensor([0.02, 0.98]), dim=1)[..., None, None, None]
@@ -211,14 +238,18 @@ def main():
     torch.manual_seed(0)
     net, part, scheduler = make_net(args)
     vae = make_autoencoder(torch, args) if args.mode in COLUMNS else None
+    text = make_text(args) if args.mode == "e2e_ft" else None
     built = time.perf_counter() - imported
     if args.save:
         net.save_pretrained(os.path.join(args.save, part))
         scheduler.save_pretrained(os.path.join(args.save, "scheduler"))
         if vae:
             vae.save_pretrained(os.path.join(args.save, "vae"))
+        if text:
+            text.save_pretrained(os.path.join(args.save, "text_encoder"))
+            save_tokenizer(os.path.join(args.save, "tokenizer"))
     again = time.perf_counter()
-    method = {"controlnet": Controlnet, "e2e_ft": E2eFt}.get(args.mode, Noise)(torch, args, net, scheduler, vae)
+    method = {"controlnet": Controlnet, "e2e_ft": E2eFt}.get(args.mode, Noise)(torch, args, net, scheduler, vae, text)
     for trains in method.nets:
         trains.eval()  # gradients flow all the same, and no label is dropped
     trained = [parameter for trains in method.nets for parameter in trains.parameters() if parameter.requires_grad]

@@ -134,14 +134,14 @@ pub fn bench(job: &Job, progress: &Progress) -> Result<Measured, Error> {
         num_train_timesteps: model.process.num_train_timesteps(),
         passes: settings.steps as usize * settings.accumulation,
     })?;
-    // Texts come encoded, and pictures may.
-    let model = Pretrained {
-        encoder: match made.pictures {
-            true => model.encoder,
-            false => Encoder::Pixels,
+    // Latents come encoded, and nothing but the network is at work on them.
+    let model = match made.pictures {
+        true => model,
+        false => Pretrained {
+            encoder: Encoder::Pixels,
+            text: None,
+            ..model
         },
-        text: None,
-        ..model
     };
     let shape = made.starts.first().and_then(|start| start.noise.as_ref());
     let (batch, _, size, _) = shape.ok_or(Error::NoImages)?.dims4()?;
