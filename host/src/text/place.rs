@@ -6,8 +6,8 @@ use candle_core::{DType, Device};
 
 use super::Error;
 use super::clip::{self, Activation, ClipConfig, ClipText};
-use crate::backbone::ModelFolder;
 use crate::backbone::ldm::{self, Catalog, Shapes, TextLayout};
+use crate::backbone::{ModelFolder, Overlay};
 
 /// Channels of a head in every text encoder of Stable Diffusion.
 const HEAD: usize = 64;
@@ -47,6 +47,39 @@ pub(super) fn within(file: &Path) -> (Vec<(Place, &'static str)>, bool) {
         (place, tokenizer)
     };
     (encoders.into_iter().map(place).collect(), xl)
+}
+
+/// A text encoder that was written as a folder of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrittenEncoder {
+    /// The folder.
+    pub part: &'static str,
+    /// transformers' class for it.
+    pub class: &'static str,
+    /// The folder of the tokenizer that belongs to it.
+    pub tokenizer: &'static str,
+}
+
+/// Writes the text encoders of a file that holds a whole pipeline as folders of a pipeline in `dir`, without their tokenizers. There are none in any other path.
+///
+/// # Errors
+/// Weights that cannot be read, or a disk that refuses.
+pub fn write_encoders(file: &Path, dir: &Path, dtype: DType) -> Result<Vec<WrittenEncoder>, Error> {
+    let encoders = within(file).0.into_iter();
+    let written = encoders.map(|(place, tokenizer)| {
+        let part = match tokenizer {
+            "tokenizer" => "text_encoder",
+            _ => "text_encoder_2",
+        };
+        let model = place.open(&Device::Cpu, DType::F32)?;
+        model.save(&dir.join(part), &Overlay::new(), dtype)?;
+        Ok(WrittenEncoder {
+            part,
+            class: model.class(),
+            tokenizer,
+        })
+    });
+    written.collect()
 }
 
 impl Place {
