@@ -343,6 +343,33 @@ mod tests {
         assert_eq!((tokenizers, xl), (vec!["tokenizer", "tokenizer_2"], true));
         check(&places[0].0, first);
         check(&places[1].0, second);
+
+        let written = dir.path().join("written");
+        let encoders = write_encoders(&path, &written, DType::F32).unwrap();
+        let classes = encoders.iter().map(|encoder| (encoder.part, encoder.class));
+        assert_eq!(
+            classes.collect::<Vec<_>>(),
+            [
+                ("text_encoder", "CLIPTextModel"),
+                ("text_encoder_2", "CLIPTextModelWithProjection")
+            ]
+        );
+        for (place, encoder) in places.iter().zip(&encoders) {
+            let ids = Tensor::new(&[[1u32, 5, 9, 29]], &Device::Cpu).unwrap();
+            let pooled = |place: &Place| {
+                let model = place.open(&Device::Cpu, DType::F32).unwrap();
+                let encoded = model.forward(&ids, &Pass::frozen()).unwrap();
+                encoded.pooled.flatten_all().unwrap().to_vec1::<f32>()
+            };
+            let folder = Place::Folder(written.join(encoder.part));
+            assert_eq!(
+                pooled(&folder).unwrap(),
+                pooled(&place.0).unwrap(),
+                "{}",
+                encoder.part
+            );
+        }
+
         let error = super::super::inspect(&path).unwrap_err().to_string();
         assert!(
             error.contains("no tokenizer") && error.contains("tokenizer/"),

@@ -196,3 +196,47 @@ pub(super) fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The names of the files in the copy of a folder that has these.
+    fn copied(files: &[(&str, &str)]) -> (tempfile::TempDir, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("from");
+        std::fs::create_dir(&from).unwrap();
+        for (name, content) in files {
+            std::fs::write(from.join(name), content).unwrap();
+        }
+        copy_part(&from, &dir.path().join("to")).unwrap();
+        let entries = std::fs::read_dir(dir.path().join("to")).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        (dir, names)
+    }
+
+    #[test]
+    fn weights_of_a_variant_alone_lose_its_name_in_a_copy() {
+        let (_dir, names) = copied(&[("config.json", "{}"), ("model.fp16.safetensors", "")]);
+        assert_eq!(names, ["config.json", "model.safetensors"]);
+        let both = [("model.fp16.safetensors", ""), ("model.safetensors", "")];
+        assert_eq!(copied(&both).1, both.map(|(name, _)| name));
+
+        let shard = "model.fp16-00001-of-00001.safetensors";
+        let index = format!(r#"{{"weight_map": {{"a.fp16.weight": "{shard}"}}}}"#);
+        let (dir, names) = copied(&[("model.safetensors.index.fp16.json", &index), (shard, "")]);
+        assert_eq!(
+            names,
+            [
+                "model-00001-of-00001.safetensors",
+                "model.safetensors.index.json"
+            ]
+        );
+        let index = read_json(&dir.path().join("to/model.safetensors.index.json")).unwrap();
+        assert_eq!(index["weight_map"]["a.fp16.weight"], names[0]);
+    }
+}
