@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::write::{Format, write};
+use super::write::{Format, kohya_named, write};
 use super::*;
 use crate::backbone::tests::formula::unet;
 use crate::backbone::tests::unet::{config, golden_prediction};
@@ -85,5 +85,27 @@ fn files_of_diffusers_and_kohya_for_unets_predict_what_diffusers_does_and_surviv
             let off = difference(&again, &predictions[name]);
             assert!(off < 1e-4, "{name} as {format:?}: off by {off}");
         }
+    }
+}
+
+#[test]
+fn plain_names_of_kohyas_format_become_those_that_its_tools_read() {
+    let plain = [
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight",
+        "lora_unet_down_blocks_0_downsamplers_0_conv.alpha",
+        "unet.down_blocks.0.resnets.0.conv1.lora_A.weight",
+    ];
+    let original = [
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight",
+        "lora_unet_input_blocks_3_0_op.alpha",
+        plain[2],
+    ];
+    for (model, expected) in [("sdxl", original), ("sd1", plain)] {
+        let tensor = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
+        let given = plain.map(|key| (key.to_owned(), tensor.clone()));
+        let named = kohya_named(BTreeMap::from(given), unet(config(model)).layers());
+        let mut expected = expected.to_vec();
+        expected.sort_unstable();
+        assert_eq!(named.keys().collect::<Vec<_>>(), expected, "{model}");
     }
 }

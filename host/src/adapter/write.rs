@@ -235,19 +235,53 @@ fn decompose_factor(updates: &[LayerUpdate]) -> i64 {
     }
 }
 
+/// What kohya's tools call layers: those of Stable Diffusion XL as the original code does, all others as diffusers does, with `_` for every dot.
+struct KohyaNames(Option<UnetNames>);
+
+impl KohyaNames {
+    fn of(layers: &[LayerInfo]) -> Self {
+        let is_xl = layers
+            .iter()
+            .any(|layer| layer.path.starts_with("add_embedding."));
+        Self(UnetNames::of(layers).filter(|_| is_xl))
+    }
+
+    fn module(&self, path: &str) -> String {
+        let original = self.0.as_ref().and_then(|names| names.original(path));
+        plain_module(original.as_deref().unwrap_or(path))
+    }
+}
+
+fn plain_module(path: &str) -> String {
+    format!("lora_unet_{}", path.replace('.', "_"))
+}
+
+/// Tensors in kohya's names, those of diffusers' paths under the names that kohya's tools read; all others as they are.
+pub fn kohya_named(
+    tensors: BTreeMap<String, Tensor>,
+    layers: &[LayerInfo],
+) -> BTreeMap<String, Tensor> {
+    let names = KohyaNames::of(layers);
+    if names.0.is_none() {
+        return tensors;
+    }
+    let modules: BTreeMap<String, String> = (layers.iter())
+        .map(|layer| (plain_module(&layer.path), names.module(&layer.path)))
+        .collect();
+    let renamed = tensors.into_iter().map(|(key, tensor)| {
+        let known = key
+            .split_once('.')
+            .and_then(|(module, rest)| Some(format!("{}.{rest}", modules.get(module)?)));
+        (known.unwrap_or(key), tensor)
+    });
+    renamed.collect()
+}
+
 fn kohya(updates: &[LayerUpdate], layers: &[LayerInfo]) -> Result<Written, String> {
-    // kohya's tools name the layers of Stable Diffusion XL as the original code does, all others as diffusers does.
-    let is_xl = layers
-        .iter()
-        .any(|layer| layer.path.starts_with("add_embedding."));
-    let original = UnetNames::of(layers).filter(|_| is_xl);
+    let names = KohyaNames::of(layers);
     let mut tensors = BTreeMap::new();
     for update in updates {
-        let path = original
-            .as_ref()
-            .and_then(|names| names.original(&update.path));
-        let path = path.unwrap_or_else(|| update.path.clone());
-        let module = format!("lora_unet_{}", path.replace('.', "_"));
+        let module = names.module(&update.path);
         // LyCORIS multiplies a product of two whole factors by nothing.
         let whole =
             update.tensors.contains_key("lokr_w1") && update.tensors.contains_key("lokr_w2");

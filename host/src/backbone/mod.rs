@@ -29,7 +29,9 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use assembly::{Assembly, Conv2d as AssemblyConv2d, GroupNorm};
-pub(crate) use checkpoint::{DIFFUSION_WEIGHTS, ModelFolder, read_weights, write_folder};
+pub(crate) use checkpoint::{
+    DIFFUSION_WEIGHTS, ModelFolder, only_variant, read_weights, write_folder,
+};
 pub use config::Config;
 pub use dit::DitConfig;
 pub use error::Error;

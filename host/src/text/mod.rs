@@ -23,6 +23,7 @@ use crate::ops::autograd::no_grad;
 pub use clip::{ClipConfig, ClipText, Encoded};
 pub use error::Error;
 use place::Place;
+pub use place::{WrittenEncoder, write_encoders};
 pub use tokenizer::{Tokenizer, Tokens};
 pub use vocabulary::make_tokenizer;
 

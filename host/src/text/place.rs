@@ -6,8 +6,8 @@ use candle_core::{DType, Device};
 
 use super::Error;
 use super::clip::{self, Activation, ClipConfig, ClipText};
-use crate::backbone::ModelFolder;
 use crate::backbone::ldm::{self, Catalog, Shapes, TextLayout};
+use crate::backbone::{ModelFolder, Overlay};
 
 /// Channels of a head in every text encoder of Stable Diffusion.
 const HEAD: usize = 64;
@@ -47,6 +47,39 @@ pub(super) fn within(file: &Path) -> (Vec<(Place, &'static str)>, bool) {
         (place, tokenizer)
     };
     (encoders.into_iter().map(place).collect(), xl)
+}
+
+/// A text encoder that was written as a folder of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrittenEncoder {
+    /// The folder.
+    pub part: &'static str,
+    /// transformers' class for it.
+    pub class: &'static str,
+    /// The folder of the tokenizer that belongs to it.
+    pub tokenizer: &'static str,
+}
+
+/// Writes the text encoders of a file that holds a whole pipeline as folders of a pipeline in `dir`, without their tokenizers. There are none in any other path.
+///
+/// # Errors
+/// Weights that cannot be read, or a disk that refuses.
+pub fn write_encoders(file: &Path, dir: &Path, dtype: DType) -> Result<Vec<WrittenEncoder>, Error> {
+    let encoders = within(file).0.into_iter();
+    let written = encoders.map(|(place, tokenizer)| {
+        let part = match tokenizer {
+            "tokenizer" => "text_encoder",
+            _ => "text_encoder_2",
+        };
+        let model = place.open(&Device::Cpu, DType::F32)?;
+        model.save(&dir.join(part), &Overlay::new(), dtype)?;
+        Ok(WrittenEncoder {
+            part,
+            class: model.class(),
+            tokenizer,
+        })
+    });
+    written.collect()
 }
 
 impl Place {
@@ -310,6 +343,33 @@ mod tests {
         assert_eq!((tokenizers, xl), (vec!["tokenizer", "tokenizer_2"], true));
         check(&places[0].0, first);
         check(&places[1].0, second);
+
+        let written = dir.path().join("written");
+        let encoders = write_encoders(&path, &written, DType::F32).unwrap();
+        let classes = encoders.iter().map(|encoder| (encoder.part, encoder.class));
+        assert_eq!(
+            classes.collect::<Vec<_>>(),
+            [
+                ("text_encoder", "CLIPTextModel"),
+                ("text_encoder_2", "CLIPTextModelWithProjection")
+            ]
+        );
+        for (place, encoder) in places.iter().zip(&encoders) {
+            let ids = Tensor::new(&[[1u32, 5, 9, 29]], &Device::Cpu).unwrap();
+            let pooled = |place: &Place| {
+                let model = place.open(&Device::Cpu, DType::F32).unwrap();
+                let encoded = model.forward(&ids, &Pass::frozen()).unwrap();
+                encoded.pooled.flatten_all().unwrap().to_vec1::<f32>()
+            };
+            let folder = Place::Folder(written.join(encoder.part));
+            assert_eq!(
+                pooled(&folder).unwrap(),
+                pooled(&place.0).unwrap(),
+                "{}",
+                encoder.part
+            );
+        }
+
         let error = super::super::inspect(&path).unwrap_err().to_string();
         assert!(
             error.contains("no tokenizer") && error.contains("tokenizer/"),

@@ -326,6 +326,12 @@ fn parts_that_are_missing_or_of_another_model_are_named() {
         write_json(&dir.join("text_encoder/config.json"), &config);
     });
     assert!(other.contains("`T5EncoderModel`"), "{other}");
+    let masked = refusal(&|dir| {
+        let mut config = golden()["models"]["plain"]["config"].clone();
+        config["use_attention_mask"] = json!(true);
+        write_json(&dir.join("text_encoder/config.json"), &config);
+    });
+    assert!(masked.contains("use_attention_mask"), "{masked}");
     let activation = refusal(&|dir| {
         let file = dir.join("text_encoder/config.json");
         let mut config: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();

@@ -8,7 +8,7 @@ use plugin_api::Error;
 use crate::backbone::{Input, Overlay, Pass, Piece, Replay};
 use crate::plugin::services::{Answer, BlockCopyInfo, CopyRequest};
 
-use super::{Owner, Session};
+use super::{Error as TrainError, Owner, Session};
 
 /// One copy.
 #[derive(Debug)]
@@ -75,6 +75,25 @@ impl Session {
             parameters,
             config: self.backbone.config().to_json(),
         })
+    }
+
+    /// Refuses copies whose first layer takes another number of channels than the backbone's does in this run.
+    ///
+    /// # Errors
+    /// [`TrainError::WidenedBesideCopy`].
+    pub(super) fn check_copies(&self) -> Result<(), TrainError> {
+        let channels = self.backbone.input_channels(&self.overlay());
+        for copy in self.copies.borrow().iter() {
+            let taken = self.backbone.input_channels(&copy.overlay);
+            if taken != channels {
+                return Err(TrainError::WidenedBesideCopy {
+                    plugin: copy.plugin.clone(),
+                    taken,
+                    channels,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The hidden states of a copy at each site that it covers, with gradients for its parameters and for the hint; adapters have no part in it.

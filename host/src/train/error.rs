@@ -49,6 +49,18 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// One plugin copies the backbone's first layer, another makes it wider.
+    #[error(
+        "`{plugin}` runs a copy of the backbone's first blocks, which takes {taken} channels, but another plugin of the run feeds the backbone {channels}: leave one of the two out, or keep the input as it is (for e2e_ft with `--set e2e_ft.input=rgb`)"
+    )]
+    WidenedBesideCopy {
+        /// The plugin with the copy.
+        plugin: String,
+        /// Channels that the copy takes.
+        taken: usize,
+        /// Channels that the backbone takes in this run.
+        channels: usize,
+    },
     /// The run folder exists.
     #[error("the run folder `{}` exists already; continue it with --resume, replace it with --overwrite, or choose another with --out", path.display())]
     FolderExists {

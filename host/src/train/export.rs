@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 
 use crate::adapter::spread;
+use crate::adapter::write::kohya_named;
 use crate::fs;
 use crate::plugin::services::AdapterFile;
 
@@ -53,8 +54,8 @@ pub(super) fn adapter(run: &Path, session: &Session, dtype: DType) -> Result<(),
     })
 }
 
-/// Writes a file that a plugin declared, with its texts. Layers that all blocks share are written for each, as the readers of these formats know them;
-/// a network of its own has its own names.
+/// Writes a file that a plugin declared, with its texts. Layers that all blocks share are written for each, and kohya's names of Stable Diffusion XL's layers are
+/// those of the original code, as the readers of these formats know them; a network of its own has its own names.
 pub(super) fn declared_file(
     dir: &Path,
     file: &AdapterFile,
@@ -65,6 +66,7 @@ pub(super) fn declared_file(
         _ => 1,
     };
     let tensors = spread::tensors(&file.written()?, depth);
+    let tensors = kohya_named(tensors, session.backbone.layers());
     let metadata = file
         .metadata
         .iter()

@@ -15,6 +15,7 @@ mod inputs;
 pub mod objective;
 mod optimizer;
 mod parameters;
+mod parts;
 mod pictures;
 pub mod pipeline;
 pub mod pretrain;

@@ -1,23 +1,21 @@
 //! A run's result for other programs, from its folder: a whole diffusers pipeline with everything trained merged in, or the adapter in another format.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use serde_json::{Value, json};
+use candle_core::{DType, Tensor};
 
 use crate::adapter::write::{self, Format, Written};
 use crate::adapter::{AdapterWeights, LayerUpdate, spread};
 use crate::backbone::Overlay;
 use crate::cancel::Cancel;
 use crate::config::{Precision, Resolved};
-use crate::encode::Vae;
 use crate::fs;
 use crate::plugin::services::AdapterFile;
-use crate::pretrained;
 use crate::report::Progress;
 
 use super::from_run::{Restored, Saved, restore};
+use super::parts::parts;
 use super::{Error, Session, export};
 
 /// What to make of a run.
@@ -219,108 +217,6 @@ fn updates(
     })
 }
 
-/// Writes what makes a pipeline of a network: its scheduler, its index, and the other parts of the pipeline that it came from.
-fn parts(dir: &Path, session: &Session, source: Option<&Path>, dtype: DType) -> Result<(), Error> {
-    let root = source.and_then(pipeline_root);
-    let mut index = match &root {
-        Some(root) => read_json(&root.join("model_index.json"))?,
-        None => without_index(session),
-    };
-    if root.is_none() && source.is_none() {
-        let names = pretrained::embedded_classes();
-        let labels: serde_json::Map<String, Value> = (0..)
-            .zip(names)
-            .map(|(label, name): (usize, String)| (label.to_string(), json!(name)))
-            .collect();
-        index["id2label"] = Value::Object(labels);
-    }
-    let network = session.backbone.config();
-    index[network.folder()] = json!(["diffusers", network.class_name()]);
-    let config = session.process.config();
-    if let Some(root) = &root {
-        let parts = index.as_object().into_iter().flatten();
-        let folders = parts.filter(|(name, class)| class.is_array() && *name != network.folder());
-        for (name, _) in folders {
-            let from = root.join(name);
-            if from.is_dir() {
-                copy_tree(&from, &dir.join(name))?;
-            }
-        }
-    }
-    // Not every index names the autoencoder that lies beside the network.
-    if let Some(from) = source.and_then(pretrained::vae_folder) {
-        let to = dir.join("vae");
-        if !to.is_dir() {
-            match from.is_file() {
-                // The file of a whole pipeline.
-                true => {
-                    let vae = Vae::open(&from, &Device::Cpu)?;
-                    let scale = vae.config().scaling_factor;
-                    vae.save(&to, &Overlay::new(), scale, dtype)?;
-                }
-                false => copy_tree(&from, &to)?,
-            }
-            index["vae"] = json!(["diffusers", "AutoencoderKL"]);
-        }
-    }
-    let scheduler = dir.join("scheduler");
-    if !scheduler.is_dir() {
-        create(&scheduler)?;
-        config.write(&scheduler.join("scheduler_config.json"))?;
-        index["scheduler"] = json!(["diffusers", config.class_name]);
-    }
-    // diffusers asks for every part of a DiT's pipeline, and takes this for "there is none".
-    if index["_class_name"] == "DiTPipeline" && index["vae"].is_null() {
-        index["vae"] = json!([null, null]);
-    }
-    Ok(fs::write_atomic(
-        &dir.join("model_index.json"),
-        format!("{index:#}\n").as_bytes(),
-    )?)
-}
-
-/// The index of a network that came without one. diffusers asks for every part of a pipeline, and takes two nulls for "there is none".
-fn without_index(session: &Session) -> Value {
-    let info = session.backbone.info();
-    let (class, parts): (&str, &[&str]) = match (info.cross_attention, info.text_embeds) {
-        (None, _) => ("DiTPipeline", &["vae"]),
-        (Some(_), None) => (
-            "StableDiffusionPipeline",
-            &[
-                "vae",
-                "text_encoder",
-                "tokenizer",
-                "safety_checker",
-                "feature_extractor",
-            ],
-        ),
-        (Some(_), Some(_)) => (
-            "StableDiffusionXLPipeline",
-            &[
-                "vae",
-                "text_encoder",
-                "text_encoder_2",
-                "tokenizer",
-                "tokenizer_2",
-            ],
-        ),
-    };
-    let mut index = json!({ "_class_name": class });
-    for part in parts {
-        index[*part] = json!([null, null]);
-    }
-    index
-}
-
-/// The pipeline that a path is of: itself, or the folder above its network's.
-fn pipeline_root(path: &Path) -> Option<PathBuf> {
-    [Some(path), path.parent()]
-        .into_iter()
-        .flatten()
-        .find(|root| root.join("model_index.json").is_file())
-        .map(Path::to_path_buf)
-}
-
 /// Writes the run's adapters in another format, each plugin's in a folder of its own where there are several.
 fn adapters(dir: &Path, session: &Session, format: Format) -> Result<Told, Error> {
     let declared = session.adapters.borrow();
@@ -418,36 +314,4 @@ fn spread(updates: Vec<LayerUpdate>, depth: usize) -> Vec<LayerUpdate> {
         std::iter::once(update).chain(copies)
     };
     updates.into_iter().flat_map(for_all).collect()
-}
-
-fn read_json(path: &Path) -> Result<Value, Error> {
-    let unreadable = |reason: String| Error::Unreadable {
-        path: path.to_path_buf(),
-        reason,
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))
-}
-
-fn create(dir: &Path) -> Result<(), Error> {
-    Ok(std::fs::create_dir_all(dir).map_err(|error| fs::Error::io("create", dir, error))?)
-}
-
-pub(super) fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
-    create(to)?;
-    let entries = std::fs::read_dir(from).map_err(|error| fs::Error::io("read", from, error))?;
-    for entry in entries {
-        let path = entry
-            .map_err(|error| fs::Error::io("read", from, error))?
-            .path();
-        let target = to.join(path.file_name().unwrap_or_default());
-        match path.is_dir() {
-            true => copy_tree(&path, &target)?,
-            false => {
-                std::fs::copy(&path, &target)
-                    .map_err(|error| fs::Error::io("copy", &path, error))?;
-            }
-        }
-    }
-    Ok(())
 }

@@ -267,6 +267,7 @@ fn session(
         classes: dataset.classes().to_vec(),
         image_size: Some(dataset.size()),
         columns: Some(dataset.columns()),
+        bucketing: Some(config.data.bucketing),
         plugins: job
             .plan
             .composition

@@ -358,6 +358,7 @@ impl Services for Session {
             plugins: facts.plugins.clone(),
             image_size: facts.image_size,
             columns: facts.columns.clone(),
+            bucketing: facts.bucketing,
         })
     }
 

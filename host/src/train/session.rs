@@ -47,6 +47,8 @@ pub struct Facts {
     pub image_size: Option<usize>,
     /// Names of the further pictures in every batch; none without data.
     pub columns: Option<Vec<String>>,
+    /// Whether the data's batches are of several sizes; none without data.
+    pub bucketing: Option<bool>,
     /// Ids of all plugins, in their order.
     pub plugins: Vec<String>,
     /// Peak learning rates of the plugins that have one of their own, by their names in this run.

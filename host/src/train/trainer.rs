@@ -195,6 +195,7 @@ pub(super) fn prepare(
     )?;
     let layers = super::services::layers(&session.backbone, &session.overlay());
     stack.choose_layers(&scene, &layers)?;
+    session.check_copies()?;
     session.parameters.borrow().refuse_unclaimed()
 }
 

@@ -31,6 +31,8 @@ message! {
         pub image_size: Option<usize>,
         /// Names of the further pictures in every training batch; missing when only sampling, and from hosts before this field.
         pub columns: Option<Vec<String>>,
+        /// Whether batches are of several sizes, each within itself of one; missing when only sampling, and from hosts before this field.
+        pub bucketing: Option<bool>,
     }
 }
 

@@ -285,5 +285,6 @@ fn run_info() -> RunInfo {
         plugins: Vec::new(),
         image_size: None,
         columns: None,
+        bucketing: None,
     }
 }

@@ -16,7 +16,7 @@ mod timesteps;
 use plugin_api::hooks::{
     BatchHook, LossWeightHook, LossWeightIn, PrepareHook, TimestepsHook, TimestepsIn,
 };
-use plugin_api::{Batch, DType, Error, Host, Plugin, Result, Tensor, export_plugin};
+use plugin_api::{Batch, DType, Error, Host, Plugin, Result, RunInfo, Tensor, bail, export_plugin};
 
 use bank::Bank;
 pub use settings::{DiffTuningSettings, Mode};
@@ -47,6 +47,7 @@ impl Plugin for DiffTuning {
     fn build(settings: DiffTuningSettings, host: &Host) -> Result<Self> {
         let timesteps = host.process()?.num_train_timesteps;
         let backbone = host.backbone()?;
+        check_sizes(&settings, &host.run()?, backbone.image_size)?;
         let law = |side, power| match settings.mode {
             Mode::Sampling => PowerLaw::new(side, power, timesteps),
             Mode::Weighting => PowerLaw::new(side, 0.0, timesteps),
@@ -67,6 +68,24 @@ impl Plugin for DiffTuning {
 /// How many of `batch` samples come from memory.
 fn memory_count(batch: usize, ratio: f64) -> usize {
     (batch as f64 * ratio).round() as usize
+}
+
+/// Refuses data that memory images of side `memory` cannot stand beside, before a bank is drawn.
+fn check_sizes(settings: &DiffTuningSettings, run: &RunInfo, memory: usize) -> Result<()> {
+    if run.steps == 0 || memory_count(run.batch_size, settings.ratio) == 0 {
+        return Ok(());
+    }
+    if run.bucketing == Some(true) {
+        bail!(
+            "memory images are squares of {memory} pixels, and data.bucketing makes batches of other shapes: leave data.bucketing out"
+        );
+    }
+    match run.image_size {
+        Some(size) if size != memory => bail!(
+            "memory images are squares of {memory} pixels, and the data's are of {size}: train at the backbone's own size (data.size={memory})"
+        ),
+        _ => Ok(()),
+    }
 }
 
 impl PrepareHook for DiffTuning {

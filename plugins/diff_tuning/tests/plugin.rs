@@ -163,6 +163,7 @@ fn run(batch_size: usize) -> RunInfo {
         plugins: Vec::new(),
         image_size: None,
         columns: None,
+        bucketing: None,
     }
 }
 
@@ -292,6 +293,35 @@ fn class_labels_without_a_null_class_are_refused() {
         marks(&plugin.batch(unlabelled, &rig.host).unwrap()),
         [0.0, 0.0, 1.0, 1.0]
     );
+}
+
+#[test]
+fn data_of_other_sizes_is_refused_before_a_bank_is_drawn() {
+    for (size, bucketing, ratio, expected) in [
+        (Some(2), Some(true), 0.5, Some("data.bucketing")),
+        (Some(4), Some(false), 0.5, Some("data.size=2")),
+        (Some(2), Some(false), 0.5, None),
+        (Some(4), Some(true), 0.0, None),
+        (None, None, 0.5, None),
+    ] {
+        let rig = Rig::new(4, Some(NULL_CLASS));
+        rig.host.answer::<services::Run>(move |_| {
+            Ok(RunInfo {
+                image_size: size,
+                bucketing,
+                ..run(4)
+            })
+        });
+        let settings = format!(r#"{{ "ratio": {ratio}, "memory": 2 }}"#);
+        let built = rig.host.build::<DiffTuning>(&settings);
+        match expected {
+            None => assert!(built.is_ok()),
+            Some(part) => {
+                let error = built.err().unwrap().to_string();
+                assert!(error.contains(part), "{error}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -106,6 +106,7 @@ fn settings_that_do_not_go_together_are_refused_with_what_to_change() {
             plugins: Vec::new(),
             image_size: Some(SIDE),
             columns: Some(vec!["source".to_owned()]),
+            bucketing: None,
         })
     });
     let error = host

@@ -36,6 +36,7 @@ fn host_with(columns: &[&str]) -> TestHost {
             plugins: Vec::new(),
             image_size: Some(SIDE),
             columns: Some(columns.clone()),
+            bucketing: None,
         })
     });
     host

@@ -60,7 +60,18 @@ fn a_text_model_trains_resumes_bit_for_bit_draws_prompts_and_is_exported_whole()
         "captions of the data, in turn"
     );
 
+    // What is there as a variant alone is found by who asks for none.
+    let variant = lab.path("sd/text_encoder");
+    std::fs::rename(
+        variant.join("model.safetensors"),
+        variant.join("model.fp16.safetensors"),
+    )
+    .unwrap();
     lab.host("export --run whole --out exported").done();
+    assert!(
+        lab.path("exported/text_encoder/model.safetensors")
+            .is_file()
+    );
     for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
         assert!(lab.path("exported").join(part).is_dir(), "{part}");
     }
@@ -150,6 +161,10 @@ fn diff_tuning_remembers_what_prompts_draw_and_trains_them_without_text() {
     with("\"a floor\", \"blobs\"", "some");
     with("\"stripes\"", "others");
     assert_ne!(losses(&lab, "some"), losses(&lab, "others"));
+    lab.host(&format!(
+        "{RUN} {tuned} --set data.bucketing=true --steps 1 --out buckets"
+    ))
+    .refused(3, &["data.bucketing", "squares of"]);
     assert!(losses(&lab, "some").iter().all(|loss| loss.is_finite()));
     lab.train(&format!(
         "{tuned} --set diff_tuning.memory_prompts=[\"a\"] --steps 1 --out classes"

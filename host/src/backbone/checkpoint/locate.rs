@@ -117,6 +117,17 @@ pub(super) fn weights_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
+/// The variant, such as `fp16`, that is all a folder has of its weights; nothing where they are in full precision, or missing.
+pub(crate) fn only_variant(dir: &Path) -> Option<String> {
+    let weights = weights_in(dir).ok()?;
+    let name = weights.first()?.file_name()?.to_str()?;
+    let stem = STEMS.iter().find(|stem| name.starts_with(**stem))?;
+    // `fp16.safetensors`, or of a shard `fp16-00001-of-00002.safetensors`.
+    let rest = name.strip_prefix(stem)?.strip_prefix('.')?;
+    let end = rest.find(['.', '-'])?;
+    Some(rest[..end].to_owned())
+}
+
 fn shards(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, Error> {
     let malformed = |reason: String| Error::Json {
         file: index.display().to_string(),

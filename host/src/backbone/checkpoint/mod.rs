@@ -18,6 +18,7 @@ use pt::PickleFile;
 use safetensors::SafetensorsFiles;
 
 pub(crate) use folder::{ModelFolder, read_weights};
+pub(crate) use locate::only_variant;
 pub(crate) use names::Part;
 pub(crate) use write::{DIFFUSION_WEIGHTS, write_folder};
 

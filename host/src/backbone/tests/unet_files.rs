@@ -123,6 +123,11 @@ fn a_configuration_that_is_not_computed_is_refused_by_its_field() {
         ("attention_head_dim", "3", "a multiple of 3"),
         ("norm_num_groups", "3", "a multiple of norm_num_groups, 3"),
         ("layers_per_block", "0", "at least 1"),
+        (
+            "transformer_layers_per_block",
+            "[1, [1, 2], [2, 2]]",
+            "one number a level",
+        ),
         ("sample_size", "[8, 16]", "a square"),
     ] {
         let message = refusal(field, value);

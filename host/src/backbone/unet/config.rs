@@ -238,6 +238,17 @@ impl UnetConfig {
             "UNetMidBlock2DCrossAttn, UNetMidBlock2D or null",
         )?;
         kinds::<Addition>(&value, "addition_embed_type", "text_time or null")?;
+        for key in [
+            "transformer_layers_per_block",
+            "reverse_transformer_layers_per_block",
+        ] {
+            let each = value[key].as_array();
+            if each.is_some_and(|each| each.iter().any(Value::is_array)) {
+                let expected =
+                    "one number a level: levels whose transformers differ are not computed here";
+                return Err(invalid(key, &value[key].to_string(), expected));
+            }
+        }
         for key in ["norm_num_groups", "cross_attention_dim"] {
             if value.get(key).is_some_and(Value::is_null) {
                 return Err(invalid(key, "null", "a number"));

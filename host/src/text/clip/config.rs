@@ -86,6 +86,11 @@ impl ClipConfig {
                 "it describes `{found}`, and the host reads `CLIPTextModel` and `CLIPTextModelWithProjection`"
             )));
         }
+        if value["use_attention_mask"] == true {
+            return Err(refuse(
+                "its `use_attention_mask` is true, and the host lets texts see their padding, as Stable Diffusion does".to_owned(),
+            ));
+        }
         let config: Self =
             serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
         config.check().map_err(refuse)?;
@@ -101,7 +106,6 @@ impl ClipConfig {
     pub fn to_json(&self) -> String {
         let mut value = serde_json::json!(self);
         value["model_type"] = MODEL_TYPE.into();
-        value["architectures"] = serde_json::json!(["CLIPTextModel"]);
         format!("{value:#}")
     }
 

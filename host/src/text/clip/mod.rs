@@ -130,8 +130,20 @@ impl ClipText {
         let tensors: BTreeMap<String, &Tensor> = (self.parameters.iter())
             .map(|(name, tensor)| (name.clone(), trained.get(name).unwrap_or(tensor)))
             .collect();
-        let config = self.config.to_json();
+        let config = ClipConfig {
+            architectures: vec![self.class().to_owned()],
+            ..self.config.clone()
+        };
+        let config = config.to_json();
         Ok(write_folder(dir, "model", &config, &tensors, dtype)?)
+    }
+
+    /// transformers' class for it.
+    pub fn class(&self) -> &'static str {
+        match self.projection {
+            Some(_) => "CLIPTextModelWithProjection",
+            None => "CLIPTextModel",
+        }
     }
 
     /// Width of [`Encoded::pooled`].

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::super::Error;
-use super::super::pipeline::copy_tree;
+use super::super::parts::copy_tree;
 use crate::backbone::{Backbone, Overlay, UnetConfig};
 use crate::config::RunSection;
 use crate::diffusion::SchedulerConfig;
