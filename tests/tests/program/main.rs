@@ -24,5 +24,6 @@ mod resume;
 mod run_folder;
 mod sampling;
 mod text;
+mod tiny_sd;
 mod training;
 mod unet;

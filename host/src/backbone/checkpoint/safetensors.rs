@@ -1,6 +1,5 @@
 //! Safetensors files seen as one set of tensors, on disk or borrowed from memory. Only the tensor being read is in memory: a mapped file would stay there beside its copy.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -8,7 +7,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use candle_core::{DType, Device, Tensor};
+use bytemuck::{Pod, cast_slice_mut};
+use candle_core::{Device, Tensor, WithDType};
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata};
 
 use super::super::Error;
@@ -28,21 +29,18 @@ impl Bytes<'_> {
         })
     }
 
+    /// Fills `into` from `start` on.
+    ///
     /// # Errors
-    /// A disk that fails, or a range that ends behind the file.
-    fn read(&self, range: Range<u64>) -> io::Result<Cow<'_, [u8]>> {
-        let beyond = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let (start, end) = (range.start as usize, range.end as usize);
+    /// A disk that fails, or a file that ends before.
+    fn read(&self, start: u64, into: &mut [u8]) -> io::Result<()> {
         match self {
-            Self::Borrowed(bytes) => bytes.get(start..end).map(Cow::Borrowed).ok_or_else(beyond),
-            Self::Stored(file) => {
-                // Before room is made for it.
-                if range.end > file.metadata()?.len() {
-                    return Err(beyond());
-                }
-                let mut bytes = vec![0; end - start];
-                file.read_exact_at(&mut bytes, range.start)?;
-                Ok(Cow::Owned(bytes))
+            Self::Stored(file) => file.read_exact_at(into, start),
+            Self::Borrowed(bytes) => {
+                let start = start as usize;
+                let part = bytes.get(start..start + into.len());
+                into.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+                Ok(())
             }
         }
     }
@@ -97,9 +95,9 @@ impl<'a> SafetensorsFiles<'a> {
                 file: name.clone(),
                 reason,
             };
-            let (start, metadata) = header(bytes)
-                .map_err(|error| malformed(format!("not a complete safetensors file ({error})")))?;
             let length = bytes.len().map_err(|error| malformed(error.to_string()))?;
+            let (start, metadata) = header(bytes, length)
+                .map_err(|error| malformed(format!("not a complete safetensors file ({error})")))?;
             let available = length.saturating_sub(start);
             if metadata.data_len() as u64 != available {
                 return Err(malformed(format!(
@@ -132,23 +130,26 @@ impl<'a> SafetensorsFiles<'a> {
     /// A tensor as stored, on the CPU.
     pub(super) fn load(&self, name: &str) -> Result<Tensor, Error> {
         let entry = self.entry(name)?;
-        let dtype = match entry.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F64 => DType::F64,
-            other => {
-                return Err(Error::StoredType {
-                    file: self.files[entry.file].0.clone(),
-                    name: name.to_owned(),
-                    found: format!("{other:?}"),
-                });
-            }
-        };
-        Ok(Tensor::from_raw_buffer(
-            &self.bytes(entry)?,
-            dtype,
-            &entry.shape,
+        match entry.dtype {
+            Dtype::F32 => self.tensor::<f32>(entry),
+            Dtype::F16 => self.tensor::<f16>(entry),
+            Dtype::BF16 => self.tensor::<bf16>(entry),
+            Dtype::F64 => self.tensor::<f64>(entry),
+            other => Err(Error::StoredType {
+                file: self.files[entry.file].0.clone(),
+                name: name.to_owned(),
+                found: format!("{other:?}"),
+            }),
+        }
+    }
+
+    /// Reads straight into the tensor's own memory: a copy in between would leave a hole there for each tensor.
+    fn tensor<T: WithDType + Pod>(&self, entry: &Entry) -> Result<Tensor, Error> {
+        let mut values = vec![T::zeroed(); entry.shape.iter().product()];
+        self.fill(entry, cast_slice_mut(&mut values))?;
+        Ok(Tensor::from_vec(
+            values,
+            entry.shape.as_slice(),
             &Device::Cpu,
         )?)
     }
@@ -156,9 +157,14 @@ impl<'a> SafetensorsFiles<'a> {
     /// Whether two tensors are stored as the same bytes.
     pub(super) fn same(&self, first: &str, second: &str) -> Result<bool, Error> {
         let (first, second) = (self.entry(first)?, self.entry(second)?);
+        let bytes = |entry: &Entry| {
+            let mut bytes = vec![0; (entry.range.end - entry.range.start) as usize];
+            self.fill(entry, &mut bytes)?;
+            Ok::<_, Error>(bytes)
+        };
         Ok(first.dtype == second.dtype
             && first.shape == second.shape
-            && self.bytes(first)? == self.bytes(second)?)
+            && bytes(first)? == bytes(second)?)
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, Error> {
@@ -168,23 +174,26 @@ impl<'a> SafetensorsFiles<'a> {
         })
     }
 
-    fn bytes(&self, entry: &Entry) -> Result<Cow<'_, [u8]>, Error> {
+    fn fill(&self, entry: &Entry, into: &mut [u8]) -> Result<(), Error> {
         let (file, bytes) = &self.files[entry.file];
-        bytes
-            .read(entry.range.clone())
-            .map_err(|error| Error::Weights {
-                file: file.clone(),
-                reason: format!("it cannot be read ({error})"),
-            })
+        (bytes.read(entry.range.start, into)).map_err(|error| Error::Weights {
+            file: file.clone(),
+            reason: format!("it cannot be read ({error})"),
+        })
     }
 }
 
 /// Where the tensors of a file begin, and what its header says of them; the tensors are known to follow each other without gaps.
-fn header(bytes: &Bytes<'_>) -> Result<(u64, Metadata), Box<dyn std::error::Error>> {
+fn header(bytes: &Bytes<'_>, length: u64) -> Result<(u64, Metadata), Box<dyn std::error::Error>> {
     const SIZE: u64 = size_of::<u64>() as u64;
     let mut size = [0; SIZE as usize];
-    size.copy_from_slice(&bytes.read(0..SIZE)?);
-    let start = u64::from_le_bytes(size).saturating_add(SIZE);
-    let metadata = serde_json::from_slice(&bytes.read(SIZE..start)?)?;
-    Ok((start, metadata))
+    bytes.read(0, &mut size)?;
+    let size = u64::from_le_bytes(size);
+    // Before room is made for it.
+    if size > length {
+        return Err("it ends within its header".into());
+    }
+    let mut text = vec![0; size as usize];
+    bytes.read(SIZE, &mut text)?;
+    Ok((SIZE + size, serde_json::from_slice(&text)?))
 }
