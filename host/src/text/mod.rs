@@ -35,6 +35,9 @@ pub const STATES: &str = "encoder_hidden_states";
 /// What a network of Stable Diffusion XL is told of a whole text.
 pub const EMBEDS: &str = "text_embeds";
 
+/// Characters that are shown of what is cut off a text.
+const SHOWN: usize = 40;
+
 /// Memory for encoded texts, in bytes: the captions of a data set of ordinary size.
 const KEPT: usize = 1 << 30;
 
@@ -311,8 +314,10 @@ impl TextEncoders {
             if let Some(cut) = &tokens.cut
                 && !self.told.swap(true, Ordering::Relaxed)
             {
+                let first: String = cut.chars().take(SHOWN).collect();
+                let more = if first.len() < cut.len() { "..." } else { "" };
                 tracing::warn!(
-                    "a text is longer than the {} tokens that the text encoder reads, and ends before \"{cut}\"; others that are too long are cut without a word",
+                    "a text is longer than the {} tokens that the text encoder reads, and ends before \"{first}{more}\"; others that are too long are cut without a word",
                     stage.tokenizer.length()
                 );
             }

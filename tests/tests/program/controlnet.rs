@@ -297,25 +297,6 @@ fn what_it_cannot_do_is_told_before_the_first_step() {
     lab.host("export --run lora --format controlnet --out none")
         .refused(2, &["no network of its own", "lora"]);
 
-    for (number, plugins) in ["controlnet --plugin e2e_ft", "e2e_ft --plugin controlnet"]
-        .iter()
-        .enumerate()
-    {
-        let out = format!("widened{number}");
-        let edges = "--data scenes:studio --set data.count=4 --set controlnet.hint=canny --steps 1";
-        lab.train(&format!("--plugin {plugins} {edges} --out {out}"))
-            .refused(
-                2,
-                &["`controlnet`", "takes 3 channels", "6", "e2e_ft.input=rgb"],
-            );
-        assert!(!lab.path(&out).join("checkpoints").exists());
-        let narrow = "--set e2e_ft.input=rgb --set sample.count=0";
-        lab.train(&format!(
-            "--plugin {plugins} {edges} {narrow} --out narrow{number}"
-        ))
-        .done();
-    }
-
     let wide = |x: u32, y: u32| [x as u8, y as u8, 0];
     let image = image::RgbImage::from_fn(16, 16, |x, y| image::Rgb(wide(x, y)));
     image.save(lab.path("hinted/hints/3.png")).unwrap();

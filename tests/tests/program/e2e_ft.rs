@@ -383,6 +383,25 @@ fn what_cannot_be_is_refused_by_name() {
         "{MEASURED} --set e2e_ft.objective=diffusion --set e2e_ft.noise=zeros --out second"
     ))
     .refused(3, &["step by step", "\"gaussian\""]);
+    // A ControlNet's copy takes what the backbone was pretrained on, whichever plugin comes first.
+    for (first, second) in [("e2e_ft", "controlnet"), ("controlnet", "e2e_ft")] {
+        let both = format!("--plugin {first} --plugin {second} --data measured --steps 1");
+        let edges = "--set controlnet.hint=canny --set sample.count=0";
+        lab.train(&format!("{both} {edges} --out wide_{first}"))
+            .refused(
+                2,
+                &[
+                    "`controlnet`",
+                    "takes 3 channels",
+                    "the backbone 6",
+                    "e2e_ft.input=rgb",
+                ],
+            );
+        lab.train(&format!(
+            "{both} {edges} --set e2e_ft.input=rgb --out narrow_{first}"
+        ))
+        .done();
+    }
     let empty = ImageBuffer::<Luma<u16>, Vec<u16>>::new(8, 8);
     let file = lab.path("measured/depth/4.png");
     DynamicImage::ImageLuma16(empty).save(&file).unwrap();
