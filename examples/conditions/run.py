@@ -20,8 +20,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from shared import Host, markdown, options, read_json, read_png, spread  # noqa: E402
 
-STEPS = 400
-CHECKPOINTS = [100, 200, 400]
+STEPS = 200
+CHECKPOINTS = [50, 100, 200]
 SOURCE = "domain:studio"
 ONE_PIC = ["--plugin", "one_pic", "--set", 'one_pic.layout=[["hint", "target"]]', "--set", "backbone.positions=repeat"]
 LORA = ["--plugin", "lora", "--set", "lora.rank=32", "--set", 'lora.targets=["**.attn1.**", "**.ff.**"]']
@@ -30,7 +30,6 @@ ARMS = {
     "one_pic": ([*ONE_PIC], 1e-3),
     "one_pic+lora": ([*LORA, *ONE_PIC], 3e-3),
     "controlnet": (["--plugin", "controlnet"], 1e-3),
-    "controlnet+lora": ([*LORA, "--plugin", "controlnet"], 1e-3),
 }
 
 
@@ -52,7 +51,7 @@ def unseen(host):
 def train(host, arm, seed):
     added, rate = ARMS[arm]
     arguments = ["--data", "scenes:dusk", "--set", f'data.columns={{hint = "{SOURCE}"}}', "--batch-size", 16, "--lr", rate, "--seed", seed]
-    for setting in ["train.schedule=constant", "train.checkpoint_every=100", "train.keep_checkpoints=0", "sample.count=0"]:
+    for setting in ["train.schedule=constant", "train.checkpoint_every=50", "train.keep_checkpoints=0", "sample.count=0"]:
         arguments += ["--set", setting]
     folder = host.out / f"{arm.replace('+', '-')}-seed{seed}"
     return folder, host.train(folder, STEPS, *arguments, *added)

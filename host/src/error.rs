@@ -9,6 +9,9 @@ pub enum Error {
     /// A run file, a flag, or a choice of plugins is wrong.
     #[error(transparent)]
     Config(#[from] crate::config::Error),
+    /// A model of the hub cannot be had.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::Error),
     /// The data cannot be used.
     #[error(transparent)]
     Data(#[from] crate::data::Error),

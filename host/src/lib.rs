@@ -11,6 +11,7 @@ pub mod encode;
 pub mod error;
 pub mod eval;
 pub mod fs;
+pub mod hub;
 pub mod memo;
 pub mod ops;
 pub mod plugin;

@@ -196,7 +196,7 @@ class E2eFt:
         narrow = net.conv_in
         wide = torch.nn.Conv2d(2 * narrow.in_channels, narrow.out_channels, 3, padding=1)
         wide.weight.data = torch.cat([narrow.weight.data, narrow.weight.data], 1) / 2
-        wide.bias.data = narrow.bias.data.clone()
+        wide.bias.data = narrow.bias.data / 2
         net.conv_in = wide
         self.torch, self.net, self.vae = torch, net, vae
         self.last = scheduler.config.num_train_timesteps - 1

@@ -60,6 +60,11 @@ impl Lab {
             "RUST_BACKTRACE",
             "RAYON_NUM_THREADS",
             "NO_COLOR",
+            "HF_HUB_CACHE",
+            "HF_HOME",
+            "HF_ENDPOINT",
+            "HF_TOKEN",
+            "XDG_CACHE_HOME",
         ] {
             command.env_remove(name);
         }
@@ -74,6 +79,14 @@ impl Lab {
     /// Runs the program with arguments separated by spaces.
     pub fn host(&self, arguments: &str) -> Outcome {
         self.host_with(&arguments.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// As [`Lab::host`], with further environment variables.
+    pub fn host_under(&self, variables: &[(&str, &str)], arguments: &str) -> Outcome {
+        let mut command = self.command();
+        command.envs(variables.iter().copied());
+        let output = command.args(arguments.split_whitespace()).output().unwrap();
+        Outcome::new(arguments.to_owned(), &output)
     }
 
     /// Runs the program with these arguments.

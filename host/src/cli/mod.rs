@@ -135,7 +135,7 @@ fn dispatch(command: Command, progress: &crate::report::Progress) -> Result<List
         Command::Pretrain(arguments) => pretrain::run(&arguments, progress),
         Command::Bench(arguments) => bench::run(&arguments, progress),
         Command::Plugin(command) => plugin::run(&command),
-        Command::Model(command) => model::run(&command),
+        Command::Model(command) => model::run(&command, progress),
         Command::Data(command) => data::run(&command, progress),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }

@@ -13,16 +13,30 @@ use super::threads;
 use crate::adapter::{Report, read_all};
 use crate::backbone::forward_file::{InputsFile, forward_file, write_outputs, write_prediction};
 use crate::backbone::{Backbone, Inspection, LayerKind, Pass, inspect};
-use crate::config::{Precision, hub};
+use crate::config::Precision;
 use crate::encode::Vae;
+use crate::hub;
 use crate::pretrained::{inspect_adapters, vae_folder};
+use crate::report::Progress;
 use crate::text::{self, ClipText, TextEncoders};
 
-/// Look into a backbone, or run it raw
+/// Look into a backbone, run it raw, or download one
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     Inspect(Inspect),
     Forward(Forward),
+    Download(Download),
+}
+
+/// Download a model from the Hugging Face Hub into its cache on this machine, where --backbone hf:ORG/NAME finds it
+///
+/// The only command that uses the network. Of a pipeline it takes what the host reads: the networks, in one number format, tokenizers and the scheduler. What is there
+/// already is not downloaded again. HF_HUB_CACHE, HF_HOME, HF_ENDPOINT and HF_TOKEN mean what they mean for the hub's own tools.
+#[derive(Debug, Args)]
+pub(super) struct Download {
+    /// The model: hf:ORG/NAME, or hf:ORG/NAME@REVISION
+    #[arg(value_name = "hf:ORG/NAME")]
+    name: String,
 }
 
 /// Print a backbone's architecture, parameters and adaptable layers
@@ -88,8 +102,12 @@ fn located(text: &str) -> Result<PathBuf, String> {
     hub::located(Path::new(text)).map_err(|error| error.to_string())
 }
 
-pub(super) fn run(command: &Command) -> Result<Listing, Failure> {
+pub(super) fn run(command: &Command, progress: &Progress) -> Result<Listing, Failure> {
     match command {
+        Command::Download(arguments) => {
+            let folder = hub::download(&arguments.name, progress)?;
+            Ok(Listing::text(format!("it is in {}", folder.display())))
+        }
         Command::Inspect(arguments) => {
             let inspection = inspect(&arguments.backbone)?;
             let adapters =

@@ -15,16 +15,9 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
-    /// A model of the Hugging Face Hub that is not on this machine.
-    #[error("`{name}` is not in the cache at {}, and the host downloads nothing: run `{command}` first", cache.display())]
-    NotCached {
-        /// The name as given.
-        name: String,
-        /// Where it was looked for.
-        cache: PathBuf,
-        /// What downloads it.
-        command: String,
-    },
+    /// A model of the Hugging Face Hub that cannot be had.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::Error),
     /// The file cannot be written.
     #[error(transparent)]
     Write(#[from] crate::fs::Error),

@@ -8,7 +8,6 @@ pub mod check;
 pub mod choices;
 pub mod compare;
 pub mod error;
-pub mod hub;
 pub mod layers;
 mod listing;
 mod plugin_list;

@@ -6,17 +6,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use crate::hub;
 use crate::plugin::discover::parse_choice;
 
 use super::adapter_list::{self, AdapterArgument};
 use super::check::check_ranges;
 use super::error::Error;
-use super::hub;
 use super::layers::{Assignment, Layers, Origin, Origins, shown};
 use super::listing::ordered;
 use super::plugin_list::Plugins;
 use super::run_file::{PluginEntry, RunFile, TrainSection};
 use super::suggest::instead;
+use crate::hub;
 
 /// What the command line says about a run; each part is empty when nothing was said.
 #[derive(Debug, Clone, Default)]

@@ -12,6 +12,7 @@ mod controlnet;
 mod e2e_ft;
 mod evaluation;
 mod failures;
+mod hub;
 mod interchange;
 mod latent;
 mod lora;

@@ -55,6 +55,46 @@ fn assert_remembers(lab: &Lab, run: &str) {
     }
 }
 
+/// The mean colour of the middle of four drawings of a text, 0 to 255.
+fn drawn(lab: &Lab, text: &str, out: &str) -> [f64; 3] {
+    let backbone = pipeline();
+    let how = "--count 4 --seed 1 --sampler dpmpp_2m --steps 12 --guidance 3 --threads 1";
+    let mut arguments = vec!["sample", "--backbone", &backbone, "--prompt", text];
+    arguments.extend(how.split(' '));
+    let grid = format!("{out}.png");
+    arguments.extend(["--out", &grid, "--each", out]);
+    lab.host_with(&arguments).done();
+    let mut sum = [0.0; 3];
+    let mut count = 0.0;
+    for file in lab.files(out).into_values() {
+        let picture = image::load_from_memory(&file).unwrap().to_rgb8();
+        assert_eq!(picture.dimensions(), (64, 64));
+        for (_, _, pixel) in picture.enumerate_pixels().filter(|(x, y, _)| {
+            let middle = 20..44;
+            middle.contains(x) && middle.contains(y)
+        }) {
+            for (sum, &level) in sum.iter_mut().zip(&pixel.0) {
+                *sum += f64::from(level);
+            }
+            count += 1.0;
+        }
+    }
+    assert_eq!(count, 4.0 * 24.0 * 24.0);
+    sum.map(|sum| sum / count)
+}
+
+#[test]
+fn captions_say_what_is_drawn() {
+    let lab = Lab::new();
+    let [red, _, blue] = drawn(&lab, "a large red sphere on a blue floor", "red");
+    assert!(red > blue + 20.0, "red {red}, blue {blue}");
+    let [red, _, blue] = drawn(&lab, "a large blue box on a yellow floor", "blue");
+    assert!(blue > red + 20.0, "red {red}, blue {blue}");
+    let lines = "a large blue box on a yellow floor, in neon lines";
+    let dark = drawn(&lab, lines, "neon");
+    assert!(dark.iter().all(|&level| level < 100.0), "{dark:?}");
+}
+
 #[test]
 fn lora_mixes_with_diff_tuning_and_with_a_controlnet_and_all_begin_at_the_backbone() {
     let lab = Lab::new();

@@ -1,15 +1,50 @@
-//! Models by their names on the Hugging Face Hub (`hf:ORG/NAME`), in the cache that its own tools keep on this machine. Nothing is downloaded.
+//! Models by their names on the Hugging Face Hub (`hf:ORG/NAME`), in the cache that its own tools keep on this machine. Only [`download()`] touches the network.
+
+mod download;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::Error;
+pub use download::download;
+
+/// A model of the hub that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is not on this machine.
+    #[error("`{name}` is not in the cache at {}, and nothing is downloaded unasked: `host model download {name}` fetches it", cache.display())]
+    NotCached {
+        /// The name as given.
+        name: String,
+        /// Where it was looked for.
+        cache: PathBuf,
+    },
+    /// What was given is no name.
+    #[error(
+        "`{0}` is no name of a model on the Hugging Face Hub: write hf:ORG/NAME, or hf:ORG/NAME@REVISION"
+    )]
+    Name(String),
+    /// It is there, and is nothing that the host reads.
+    #[error("`{0}` holds neither a pipeline (model_index.json) nor a model (config.json)")]
+    NoModel(String),
+    /// The hub or the disk refused.
+    #[error(
+        "cannot download `{name}` from {endpoint}: {reason}; check the name and the connection, and set HF_TOKEN for a model that is not public"
+    )]
+    Download {
+        /// The name as given.
+        name: String,
+        /// The hub's address.
+        endpoint: String,
+        /// What went wrong.
+        reason: String,
+    },
+}
 
 /// What a name of the hub begins with where a path would stand.
 const PREFIX: &str = "hf:";
 
 /// Whether a text is a name of the hub and no path.
-pub(super) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     text.starts_with(PREFIX)
 }
 
@@ -38,31 +73,30 @@ fn root(variable: &dyn Fn(&str) -> Option<OsString>) -> PathBuf {
         .unwrap_or_default()
 }
 
-fn in_cache(root: &Path, name: &str) -> Result<PathBuf, Error> {
+/// The repository and the revision of a name without its prefix.
+fn parts(name: &str) -> Option<(&str, &str)> {
     let (repository, revision) = name.split_once('@').unwrap_or((name, "main"));
-    let missing = || {
-        let more = match revision {
-            "main" => String::new(),
-            revision => format!(" --revision {revision}"),
-        };
-        Error::NotCached {
-            name: format!("{PREFIX}{name}"),
-            cache: root.to_path_buf(),
-            command: format!("hf download {repository}{more}"),
-        }
-    };
     // A name is one or two plain words; anything else could step out of the cache.
     let plain = |word: &str| !word.is_empty() && !word.starts_with('.') && !word.contains('\\');
-    if !repository.split('/').chain(revision.split('/')).all(plain) {
-        return Err(missing());
-    }
+    let mut words = repository.split('/').chain(revision.split('/'));
+    words.all(plain).then_some((repository, revision))
+}
+
+fn in_cache(root: &Path, name: &str) -> Result<PathBuf, Error> {
+    let given = format!("{PREFIX}{name}");
+    let Some((repository, revision)) = parts(name) else {
+        return Err(Error::Name(given));
+    };
     let folder = root.join(format!("models--{}", repository.replace('/', "--")));
     let commit = std::fs::read_to_string(folder.join("refs").join(revision));
     let commit = commit.map_or_else(|_| revision.to_owned(), |text| text.trim().to_owned());
     let snapshot = folder.join("snapshots").join(commit);
     match snapshot.is_dir() {
         true => Ok(snapshot),
-        false => Err(missing()),
+        false => Err(Error::NotCached {
+            name: given,
+            cache: root.to_path_buf(),
+        }),
     }
 }
 
@@ -82,18 +116,16 @@ mod tests {
         std::fs::write(folder.join("refs/main"), "bbb\n").unwrap();
         assert_eq!(in_cache(dir.path(), "org/tiny").unwrap(), new);
         assert_eq!(in_cache(dir.path(), "org/tiny@aaa").unwrap(), old);
-        for (name, command) in [
-            ("org/other", "hf download org/other"),
-            ("org/tiny@v2", "hf download org/tiny --revision v2"),
-            ("../models--org--tiny", "hf download"),
-        ] {
+        for name in ["org/other", "org/tiny@v2"] {
             let message = in_cache(dir.path(), name).unwrap_err().to_string();
             let cache = dir.path().display().to_string();
-            let parts = [&format!("`hf:{name}`"), &cache, command];
-            assert!(
-                parts.iter().all(|part| message.contains(*part)),
-                "{message}"
-            );
+            for part in [&cache, &format!("host model download hf:{name}")] {
+                assert!(message.contains(part), "{message}");
+            }
+        }
+        for name in ["../models--org--tiny", "org/tiny@../aaa", ""] {
+            let refused = in_cache(dir.path(), name).unwrap_err();
+            assert!(matches!(refused, Error::Name(_)), "{refused}");
         }
         let plain = Path::new("models/org");
         assert_eq!(located(plain).unwrap(), plain);
