@@ -106,6 +106,8 @@ impl ClipConfig {
     pub fn to_json(&self) -> String {
         let mut value = serde_json::json!(self);
         value["model_type"] = MODEL_TYPE.into();
+        // What transformers is to compute in. Left to itself it takes the type of the weights, and diffusers f32 for the rest of the pipeline, whatever is stored.
+        value["dtype"] = "float32".into();
         format!("{value:#}")
     }
 

@@ -66,6 +66,11 @@ pub fn make_pipeline(recipe: &PipelineRecipe, out: &Path) -> Result<(), Error> {
             });
         }
     }
+    // Latents have no bounds; diffusers' processes clip what does not say so.
+    let process = SchedulerConfig {
+        clip_sample: recipe.scheduler.clip_sample.or(Some(false)),
+        ..recipe.scheduler.clone()
+    };
     let network = Backbone::init(recipe.unet.clone(), recipe.parts.seed, &Device::Cpu)?;
     fs::publish_dir(out, |dir| {
         network.save(dir, &Overlay::new(), DType::F32)?;
@@ -75,14 +80,14 @@ pub fn make_pipeline(recipe: &PipelineRecipe, out: &Path) -> Result<(), Error> {
         let scheduler = dir.join("scheduler");
         std::fs::create_dir(&scheduler)
             .map_err(|error| fs::Error::io("create", &scheduler, error))?;
-        (recipe.scheduler).write(&scheduler.join("scheduler_config.json"))?;
+        process.write(&scheduler.join("scheduler_config.json"))?;
         let index = json!({
             "_class_name": "StableDiffusionPipeline",
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],
             "text_encoder": ["transformers", "CLIPTextModel"],
             "tokenizer": ["transformers", "CLIPTokenizer"],
-            "scheduler": ["diffusers", recipe.scheduler.class_name],
+            "scheduler": ["diffusers", process.class_name],
             "safety_checker": [null, null],
             "feature_extractor": [null, null],
             "requires_safety_checker": false,
