@@ -17,7 +17,6 @@ use super::listing::ordered;
 use super::plugin_list::Plugins;
 use super::run_file::{PluginEntry, RunFile, TrainSection};
 use super::suggest::instead;
-use crate::hub;
 
 /// What the command line says about a run; each part is empty when nothing was said.
 #[derive(Debug, Clone, Default)]
