@@ -38,6 +38,10 @@ fn positions(dims: &[usize]) -> usize {
 impl Function for AddChannels {
     const NAME: &'static str = "add_channels";
 
+    fn reads(&self, _: &[&Tensor], _: usize) -> bool {
+        false
+    }
+
     fn forward(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let (x, b) = (inputs[0].contiguous(), inputs[1].contiguous());
         let positions = positions(inputs[0].dims());

@@ -182,6 +182,7 @@ const ADD: Write = Write::Add { scale: 1.0 };
 
 impl Function for Attention {
     const NAME: &'static str = "attention";
+    const READS_OUTPUT: bool = true;
 
     fn forward(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let (q, k, v) = (

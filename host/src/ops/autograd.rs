@@ -3,7 +3,7 @@
 //! candle's `Tensor::backward` allocates zeros and adds for every gradient it hands on, and keeps all activations until the loss is dropped. While a
 //! [`Recording`] is open on a thread, the fast operations note themselves on its tape instead; their outputs are leaves (variables) to candle.
 //! [`Recording::backward`] then walks the tape from its end: gradients move instead of being copied, a second one is added in place, and activations are freed
-//! as soon as their last reader is done.
+//! as soon as their last reader is done: on the way back, or forward already where no backward pass reads them.
 //!
 //! Anything candle computes between two such operations (a view, a sum, whatever a plugin does) stays candle's: when a gradient arrives at a tensor with a
 //! candle history, candle carries it back to the leaves, which are on the tape again. So no gradient is ever cut, whoever made the graph. The order is sound since
@@ -16,7 +16,9 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Tensor, TensorId};
+use candle_core::{
+    CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Tensor, TensorId, Var,
+};
 use rayon::prelude::*;
 
 use super::elementwise::CHUNK;
@@ -37,21 +39,51 @@ enum Node {
     /// An operation with what its backward pass reads.
     Operation {
         operation: Arc<dyn Backward>,
-        inputs: Vec<Tensor>,
-        output: Tensor,
+        inputs: Vec<Kept>,
+        output: Kept,
     },
     /// A piece of network that is computed again when its gradient is wanted.
     Checkpoint {
         compute: Box<dyn Fn() -> Result<Tensor>>,
-        output: Tensor,
+        output: TensorId,
     },
 }
 
 impl Node {
-    fn output(&self) -> &Tensor {
+    fn output(&self) -> TensorId {
         match self {
-            Self::Operation { output, .. } | Self::Checkpoint { output, .. } => output,
+            Self::Operation { output, .. } => output.id,
+            Self::Checkpoint { output, .. } => *output,
         }
+    }
+}
+
+/// A tensor as a tape keeps it: whole, or, where no backward pass reads its values, as no more than its shape, so that its memory is free for others.
+struct Kept {
+    id: TensorId,
+    /// A variable, whose gradient is its own.
+    leaf: bool,
+    /// With the shape and type of the one that is kept, and tracked as it is.
+    tensor: Tensor,
+}
+
+impl Kept {
+    fn whole(tensor: &Tensor) -> Self {
+        Self {
+            id: tensor.id(),
+            leaf: tensor.is_variable(),
+            tensor: tensor.clone(),
+        }
+    }
+
+    /// Gradients reach what candle made through its own graph, which needs the tensor.
+    fn new(tensor: &Tensor, read: bool) -> Result<Self> {
+        let mut kept = Self::whole(tensor);
+        if kept.leaf && !read {
+            let one = Var::zeros((), tensor.dtype(), tensor.device())?;
+            kept.tensor = one.broadcast_as(tensor.shape())?;
+        }
+        Ok(kept)
     }
 }
 
@@ -87,14 +119,19 @@ pub(super) fn mode() -> Mode {
     })
 }
 
-/// Puts an operation on the innermost tape. `output` must be a variable that nothing has read yet.
-pub(super) fn note(operation: Arc<dyn Backward>, inputs: &[&Tensor], output: &Tensor) {
-    let inputs = inputs.iter().map(|&input| input.clone()).collect();
+/// Puts an operation on the innermost tape, each tensor with whether its backward pass reads the values. `output` must be a variable that nothing has read yet.
+pub(super) fn note(
+    operation: Arc<dyn Backward>,
+    inputs: &[(&Tensor, bool)],
+    output: (&Tensor, bool),
+) -> Result<()> {
+    let kept = |&(tensor, read): &(&Tensor, bool)| Kept::new(tensor, read);
     push(Node::Operation {
         operation,
-        inputs,
-        output: output.clone(),
+        inputs: inputs.iter().map(kept).collect::<Result<_>>()?,
+        output: kept(&output)?,
     });
+    Ok(())
 }
 
 fn push(node: Node) {
@@ -185,9 +222,9 @@ impl Recording {
             candle_core::bail!("this recording has ended already");
         };
         let mut gradients = Gradients::default();
-        gradients.hand_on(output, Gradient::Shared(grad.clone()))?;
+        gradients.hand_on(&Kept::whole(output), Gradient::Shared(grad.clone()))?;
         while let Some(node) = nodes.pop() {
-            let Some(grad) = gradients.0.remove(&node.output().id()) else {
+            let Some(grad) = gradients.0.remove(&node.output()) else {
                 continue;
             };
             match node {
@@ -195,7 +232,7 @@ impl Recording {
                     operation,
                     inputs,
                     output,
-                } => gradients.operation(operation.as_ref(), &inputs, &output, grad)?,
+                } => gradients.operation(operation.as_ref(), &inputs, &output.tensor, grad)?,
                 Node::Checkpoint { compute, .. } => {
                     let again = Self::start();
                     let output = compute()?;
@@ -235,11 +272,11 @@ pub fn checkpoint(compute: impl Fn() -> Result<Tensor> + 'static) -> Result<Tens
     }
     let output = match output.is_variable() {
         true => output,
-        false => candle_core::Var::from_tensor(&output.detach())?.into_inner(),
+        false => Var::from_tensor(&output.detach())?.into_inner(),
     };
     push(Node::Checkpoint {
         compute: Box::new(compute),
-        output: output.clone(),
+        output: output.id(),
     });
     Ok(output)
 }
@@ -274,21 +311,21 @@ impl Gradients {
     fn operation(
         &mut self,
         operation: &dyn Backward,
-        inputs: &[Tensor],
+        inputs: &[Kept],
         output: &Tensor,
         grad: Gradient,
     ) -> Result<()> {
         let own = matches!(grad, Gradient::Own(_));
         let grad = grad.into_tensor();
-        let inputs: Vec<&Tensor> = inputs.iter().collect();
-        let found = operation.backward(&inputs, output, &grad)?;
+        let tensors: Vec<&Tensor> = inputs.iter().map(|input| &input.tensor).collect();
+        let found = operation.backward(&tensors, output, &grad)?;
         // An operation may hand its gradient on as it came; memory that two inputs then share must not be added to.
         let aliases = found
             .iter()
             .flatten()
             .filter(|found| same_memory(found, &grad))
             .count();
-        for (input, found) in inputs.into_iter().zip(found) {
+        for (input, found) in inputs.iter().zip(found) {
             let Some(found) = found else { continue };
             let found = match same_memory(&found, &grad) && !(own && aliases == 1) {
                 true => Gradient::Shared(found),
@@ -300,10 +337,11 @@ impl Gradients {
     }
 
     /// Brings a gradient to a tensor: to its own account if it is a leaf, else by candle to the leaves it was computed from.
-    fn hand_on(&mut self, tensor: &Tensor, grad: Gradient) -> Result<()> {
-        if tensor.is_variable() {
-            return self.add(tensor.id(), grad);
+    fn hand_on(&mut self, kept: &Kept, grad: Gradient) -> Result<()> {
+        if kept.leaf {
+            return self.add(kept.id, grad);
         }
+        let tensor = &kept.tensor;
         if !tensor.track_op() {
             return Ok(());
         }

@@ -55,6 +55,10 @@ struct AddScaled(f32);
 impl Function for AddScaled {
     const NAME: &'static str = "add_scaled";
 
+    fn reads(&self, _: &[&Tensor], _: usize) -> bool {
+        false
+    }
+
     fn forward(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let (a, b) = (inputs[0].contiguous(), inputs[1].contiguous());
         let out = zip(&a, &b, |a, b, out| scaled_sum(a, b, self.0, out));
@@ -121,6 +125,10 @@ struct Affine {
 
 impl Function for Affine {
     const NAME: &'static str = "affine";
+
+    fn reads(&self, _: &[&Tensor], _: usize) -> bool {
+        false
+    }
 
     fn forward(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let out = map(&inputs[0].contiguous(), |x, out| {

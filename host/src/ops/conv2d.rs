@@ -585,6 +585,15 @@ impl Rows for Patches<'_> {
 impl Function for Geometry {
     const NAME: &'static str = "conv2d";
 
+    fn reads(&self, operands: &[&Tensor], index: usize) -> bool {
+        // Each factor for the other one's gradient.
+        match index {
+            0 => operands[1].track_op(),
+            1 => operands[0].track_op(),
+            _ => false,
+        }
+    }
+
     fn forward(&self, operands: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let [oh, ow] = self.output;
         let (x, w) = (operands[0].contiguous(), operands[1].contiguous());

@@ -17,6 +17,14 @@ pub(super) trait Function: Send + Sync + 'static {
     /// Named in errors.
     const NAME: &'static str;
 
+    /// Whether backward reads the values of the output.
+    const READS_OUTPUT: bool = false;
+
+    /// Whether backward reads the values of input `index`. Of what it does not read it may get no more than the shape.
+    fn reads(&self, _inputs: &[&Tensor], _index: usize) -> bool {
+        true
+    }
+
     /// The result, row-major, with its shape.
     fn forward(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)>;
 
@@ -63,7 +71,10 @@ fn record<F: Function>(function: F, inputs: &[&Tensor]) -> Result<Tensor> {
         return tensor(values, shape);
     }
     let output = Var::from_vec(values, shape, &Device::Cpu)?.into_inner();
-    autograd::note(Arc::new(function), inputs, &output);
+    let read: Vec<(&Tensor, bool)> = (inputs.iter().enumerate())
+        .map(|(index, &input)| (input, function.0.reads(inputs, index)))
+        .collect();
+    autograd::note(Arc::new(function), &read, (&output, F::READS_OUTPUT))?;
     Ok(output)
 }
 

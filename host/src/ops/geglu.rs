@@ -32,6 +32,7 @@ struct Geglu;
 
 impl Function for Geglu {
     const NAME: &'static str = "geglu";
+    const READS_OUTPUT: bool = true;
 
     fn forward(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let mut dims = inputs[0].dims().to_vec();

@@ -86,6 +86,15 @@ fn weight(w: Input<'_>) -> Matrix<'_> {
 impl Function for Linear {
     const NAME: &'static str = "linear";
 
+    fn reads(&self, operands: &[&Tensor], index: usize) -> bool {
+        // Each factor for the other one's gradient.
+        match index {
+            0 => operands[1].track_op(),
+            1 => operands[0].track_op(),
+            _ => false,
+        }
+    }
+
     fn forward(&self, operands: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let (x, w) = (operands[0], operands[1]);
         let (outputs, inputs) = (w.dims()[0], w.dims()[1]);
@@ -127,6 +136,15 @@ struct AddLinear {
 
 impl Function for AddLinear {
     const NAME: &'static str = "linear";
+
+    fn reads(&self, operands: &[&Tensor], index: usize) -> bool {
+        // Each factor for the other one's gradient.
+        match index {
+            1 => operands[2].track_op(),
+            2 => operands[1].track_op(),
+            _ => false,
+        }
+    }
 
     fn forward(&self, operands: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let (base, x, w) = (operands[0], operands[1], operands[2]);

@@ -37,6 +37,7 @@ fn block(width: usize) -> usize {
 
 impl Function for Softmax {
     const NAME: &'static str = "softmax";
+    const READS_OUTPUT: bool = true;
 
     fn forward(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let dims = inputs[0].dims();

@@ -51,6 +51,10 @@ struct Upsample {
 impl Function for Upsample {
     const NAME: &'static str = "upsample_nearest2d";
 
+    fn reads(&self, _: &[&Tensor], _: usize) -> bool {
+        false
+    }
+
     fn forward(&self, inputs: &[Input<'_>]) -> Result<(Vec<f32>, Shape)> {
         let dims = inputs[0].dims();
         let (rows, columns) = (dims[2], dims[3]);

@@ -86,6 +86,36 @@ fn a_tape_gives_the_gradients_of_candles_graph() {
 }
 
 #[test]
+fn values_that_no_backward_pass_reads_are_not_kept() {
+    let network = Network::new();
+    let recording = Recording::start();
+    let hidden = linear(&network.input, &network.first, None).unwrap();
+    let sum = add_scaled(&hidden, &hidden, 1.0).unwrap();
+    let activated = gelu_tanh(&sum).unwrap();
+    FRAMES.with_borrow(|frames| {
+        let Some(Frame::Tape(nodes)) = frames.last() else {
+            panic!("no tape is open");
+        };
+        let [product, sum, gelu] = nodes.as_slice() else {
+            panic!("{} operations", nodes.len());
+        };
+        // In memory every value of a shape has a place of its own.
+        let there = |kept: &Kept| kept.tensor.stride().iter().any(|&stride| stride > 0);
+        let told = |node: &Node| match node {
+            Node::Operation { inputs, output, .. } => {
+                (inputs.iter().map(there).collect::<Vec<_>>(), there(output))
+            }
+            Node::Checkpoint { .. } => panic!("there is no checkpoint"),
+        };
+        assert_eq!(told(product), (vec![true, false], false));
+        assert_eq!(told(sum), (vec![false, false], false));
+        assert_eq!(told(gelu), (vec![true], false));
+    });
+    let mut gradients = recording.backward(&activated.sum_all().unwrap()).unwrap();
+    assert_eq!(gradients.remove(&network.first).unwrap().dims(), [8, 8]);
+}
+
+#[test]
 fn a_checkpoint_computes_twice_and_changes_no_bit() {
     let network = Network::new();
     let runs = Rc::new(Cell::new(0));
